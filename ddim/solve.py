@@ -1,0 +1,92 @@
+"""Sampling: DDIM, and PLMS of order 2 to 4, as one loop over the jump of jump.py."""
+
+import torch
+
+from .jump import coefficients
+
+# Adams-Bashforth weights, newest slope first: eq. 9 and 12 of Liu et al., "Pseudo Numerical Methods for
+# Diffusion Models on Manifolds" (arXiv 2202.09778).
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+
+def jumps(alphas, sigmas, eta=0.0, variance="posterior"):
+    """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the loop."""
+    levels = list(zip(alphas, sigmas))
+    return [coefficients(*t, *s, eta, variance) for t, s in zip(levels, levels[1:])]
+
+
+def sample(denoise, x, alphas, sigmas, *, eta=0.0, variance="posterior", order=1, noise=None, clip=None, callback=None):
+    """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
+
+    denoise(x, i) -> x0_hat at level i, of x's shape; noise(i) -> z ~ N(0, I), called only where c > 0;
+    clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before the jump. alphas and sigmas are Python floats.
+    Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
+    state stopped being finite, ValueError for a bad schedule, eta, variance or order.
+    """
+    if order not in ADAMS_BASHFORTH:
+        raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
+    slopes, sums = [], []
+    for i, (a, b, c) in enumerate(jumps(alphas, sigmas, eta, variance)):
+        x0 = denoise(x, i)
+        if clip is not None:
+            x0 = clip(x0)
+        if callback is not None:
+            callback(i, x, x0)
+        if order > 1 and sigmas[i + 1] > 0:
+            x0 = multistep(x, x0, sigmas[i], slopes, order)
+        x = torch.mul(x0, b).add_(x, alpha=a)
+        if c > 0:
+            x.add_(noise(i), alpha=c)
+        sums.append(x.sum())  # one read; a NaN or infinity anywhere shows in it
+    check_finite(sums, sigmas)
+    return x
+
+
+def multistep(x, x0, sigma, slopes, order):
+    """x0_hat that the combined slope implies; appends the newest slope to slopes, newest first.
+
+    The slope (x - x0_hat) / sigma is dx/dsigma: eps_hat where alpha = 1, the velocity on flow models. The jump
+    itself (the paper's transfer part) stays DDIM's. The first steps use what history there is.
+    """
+    slopes.insert(0, (x - x0).div_(sigma))
+    del slopes[order:]
+    if len(slopes) == 1:
+        return x0
+    x0 = x.clone()
+    for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes):
+        x0.add_(slope, alpha=-sigma * weight)
+    return x0
+
+
+def check_finite(sums, sigmas):
+    """Raise FloatingPointError at the first step whose sum is not finite; one wait for the device, at the end."""
+    if not sums:
+        return
+    finite = torch.stack(sums).isfinite().tolist()
+    if not all(finite):
+        step = finite.index(False)
+        raise FloatingPointError(
+            f"the sample became NaN or infinite at step {step + 1} of {len(finite)} (sigma {sigmas[step]:.6g} -> "
+            f"{sigmas[step + 1]:.6g}): the model returned values that are not finite, or its input already held some"
+        )
+
+
+def clamp(x0, limit):
+    """Clip x0_hat to [-limit, limit], as DDPM does for pixels."""
+    return x0.clamp(-limit, limit)
+
+
+def dynamic_threshold(x0, limit, fraction=0.995):
+    """Clip each image at its own quantile and scale it back to limit: Saharia et al., arXiv 2205.11487, section 2.3."""
+    flat = x0.flatten(1)
+    quantile = flat.abs().kthvalue(max(1, round(fraction * flat.shape[1])), dim=1).values.clamp(min=limit)
+    quantile = quantile.view(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-quantile, quantile) * (limit / quantile)
+
+
+CLIPS = {"none": None, "clamp": clamp, "dynamic": dynamic_threshold}

@@ -1,0 +1,49 @@
+"""What the engine needs to know of a ComfyUI MODEL: its table of noise levels and its alpha at each."""
+
+import math
+
+import torch
+
+
+def model_sampling(model):
+    """The model_sampling object of a MODEL, patches (ModelSamplingSD3, ...) included."""
+    return model.get_model_object("model_sampling")
+
+
+def alphas(sampling, sigmas):
+    """alpha at each sigma as Python floats, asked of the host itself: its mixture of image 1 and noise 0.
+
+    1 for eps, v and EDM models in the frame that samplers see, 1 - sigma for flow models.
+    """
+    levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
+    mixed = [sampling.noise_scaling(level, torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for level in levels]
+    return [m.item() for m in mixed]
+
+
+def table(sampling):
+    """The model's noise levels by timestep, low to high, float32 on the CPU: shape (T,)."""
+    return sampling.sigmas.detach().float().cpu()
+
+
+def sigmas_at(sampling, timesteps):
+    """SIGMAS of whole timesteps, with the 0 at which every run ends: shape (len(timesteps) + 1,)."""
+    return torch.cat([table(sampling)[list(timesteps)], torch.zeros(1)])
+
+
+def check_sigmas(sigmas, sampling=None):
+    """SIGMAS as a list of floats. Raises ValueError unless they are finite, >= 0, at least two, never rising,
+    start above 0 and (given ``sampling``) within the model's range."""
+    levels = sigmas.detach().flatten().double().cpu().tolist()
+    if len(levels) < 2:
+        raise ValueError(f"sigmas has {len(levels)} value(s); a run needs at least two, one more than its steps")
+    for i, level in enumerate(levels):
+        if not math.isfinite(level) or level < 0:
+            raise ValueError(f"sigmas[{i}] is {level}; every sigma must be finite and not negative")
+    for i, (t, s) in enumerate(zip(levels, levels[1:])):
+        if s > t:
+            raise ValueError(f"sigmas rise from {t:.6g} to {s:.6g} at step {i + 1}; sampling needs them to go down")
+    if levels[-2] == 0:
+        raise ValueError("sigmas reach 0 before their last value; nothing is left to sample there")
+    if sampling is not None and levels[0] > float(sampling.sigma_max) * 1.001:
+        raise ValueError(f"sigmas start at {levels[0]:.6g}; this model's sigma_max is {float(sampling.sigma_max):.6g}")
+    return levels

@@ -1,0 +1,56 @@
+"""DDIMStrideScheduler and DDIMCustomSchedule."""
+
+from comfy_api.latest import io
+
+from ..host import schedule
+from .sampling import denoise_input, stride_input
+
+
+class DDIMStrideScheduler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DDIMStrideScheduler",
+            display_name="DDIM Stride Scheduler",
+            category="sampling/ddim",
+            description="DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler. Steps are model calls, exactly.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose table of noise levels is visited."),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of model calls."),
+                stride_input(),
+                denoise_input(),
+            ],
+            outputs=[
+                io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last 0."),
+                io.String.Output(display_name="timesteps", tooltip="The visited timesteps as text, for DDIM Custom Schedule."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, steps, stride, denoise):
+        sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
+        return io.NodeOutput(sigmas, ", ".join(map(str, visited)))
+
+
+class DDIMCustomSchedule(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DDIMCustomSchedule",
+            display_name="DDIM Custom Schedule",
+            category="sampling/ddim",
+            description="SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0 is added.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
+                io.String.Input("timesteps", default="999, 899, 799, 699, 599, 499, 399, 299, 199, 99", multiline=True,
+                                tooltip="Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as sigmas: 14.6, 5.0, 1.2"),
+            ],
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0.")],
+        )
+
+    @classmethod
+    def execute(cls, model, timesteps):
+        return io.NodeOutput(schedule.custom_sigmas(model, timesteps))
+
+
+NODES = [DDIMStrideScheduler, DDIMCustomSchedule]
