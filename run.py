@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""DDIM Toolkit from one command: python run.py demo | serve | test | bench.
+
+Uses the ComfyUI that --comfyui or COMFYUI_PATH names, or the one this pack is installed in. Without one, sets up its
+own in .comfyui/ beside this file. Needs Python 3.10 or newer and nothing else.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
+
+from runner import install  # noqa: E402
+from runner.comfyui import CHECKOUT, ComfyUI, RunError, find_existing, require_modules  # noqa: E402
+from runner.server import end_on_terminate, free_port  # noqa: E402
+
+
+def main(arguments=None) -> int:
+    options, rest = parser().parse_known_args(arguments)
+    if rest and options.action not in (serve, test, bench):
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    end_on_terminate()
+    try:
+        comfyui = find_existing(options.comfyui, options.python)
+        if comfyui is None:
+            comfyui = install.managed(with_tests=options.action is test)
+        return options.action(comfyui, options, rest)
+    except RunError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def demo(comfyui: ComfyUI, options, rest) -> int:
+    from runner.demo import demo as run_demo
+
+    for path in run_demo(comfyui, options.prompt, options.seed, options.steps, options.eta):
+        print(path)
+    return 0
+
+
+def serve(comfyui: ComfyUI, options, rest) -> int:
+    port = options.port or free_port(8188)
+    print(f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C ends it.", flush=True)
+    screen = os.name == "nt" or sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    browser = "--auto-launch" if screen and not options.no_browser else "--disable-auto-launch"
+    command = comfyui.command("--port", str(port), browser, *rest)
+    return subprocess.run(command, cwd=comfyui.folder, env=comfyui.environment()).returncode
+
+
+def test(comfyui: ComfyUI, options, rest) -> int:
+    if not comfyui.managed:
+        require_modules(comfyui, ("pytest", "hypothesis", "diffusers"), "The test suite")
+    return run_python(comfyui, "-m", "pytest", *rest)
+
+
+def bench(comfyui: ComfyUI, options, rest) -> int:
+    return run_python(comfyui, "bench", *rest)
+
+
+def run_python(comfyui: ComfyUI, *arguments: str) -> int:
+    return subprocess.run([comfyui.python, *arguments], cwd=CHECKOUT, env=comfyui.environment()).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--comfyui", metavar="PATH", help="an installed ComfyUI to use (else COMFYUI_PATH)")
+    shared.add_argument("--python", metavar="PATH", help="the Python of that ComfyUI, where it is not found by itself")
+    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(action, text):
+        made = commands.add_parser(action.__name__, parents=[shared], help=text, description=text)
+        made.set_defaults(action=action)
+        return made
+
+    made = command(demo, "Draft and final of one prompt and seed, saved side by side in output/.")
+    made.add_argument("--prompt", help="what to draw")
+    made.add_argument("--seed", type=int)
+    made.add_argument("--steps", type=int, help="model calls of the DDIM draft")
+    made.add_argument("--eta", type=float, help="0 is DDIM, 1 is DDPM")
+    made = command(serve, "ComfyUI with its page. Other arguments go to ComfyUI.")
+    made.add_argument("--port", type=int, help="8188 unless that is taken")
+    made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    command(test, "The test suite. Other arguments go to pytest.")
+    command(bench, "The measurements behind the README's figures. Other arguments go to bench.")
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())
