@@ -1,13 +1,18 @@
 """Noise of single pictures, and the NOISE values that pass through the graph.
 
 A picture's noise depends on its seed and its index in the batch alone: it is the same alone, in a batch
-of eight, and at another place of the batch.
+of eight, and at another place of the batch. NOISE values are lazy: they learn their shape from the latent that
+they are asked to fill, and they hold only plain values, so that they pickle.
 """
+
+import math
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
 
-import comfy.nested_tensor
+from ..ddim import spherical
+from . import latents
 
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -33,34 +38,165 @@ def batch_noise(seed, indices, shape, dtype=torch.float32, device="cpu", stream=
 
 def latent_noise(latent, seed, device="cpu", stream=0):
     """Noise for a LATENT of any kind (4-D, 5-D, nested), in its dtype; `batch_index` names the pictures."""
-    parts = latent_parts(latent)
+    parts = latents.parts(latent)
     shapes = [part.shape[1:] for part in parts]
-    noises = _draw(seed, batch_indices(latent), shapes, torch.float32, device, stream)
-    return join_parts([noise.to(part.dtype) for noise, part in zip(noises, parts)], latent)
+    noises = _draw(seed, latents.batch_indices(latent), shapes, torch.float32, device, stream)
+    return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts)], latent)
 
 
-def batch_indices(latent):
-    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
-    count = latent_parts(latent)[0].shape[0]
-    given = latent.get("batch_index")
-    if given is None:
-        return list(range(count))
-    indices = [int(index) for index in given]
-    if len(indices) != count or min(indices, default=0) < 0:
-        raise ValueError(f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count} pictures.")
-    return indices
+@dataclass(frozen=True, eq=False)
+class HeldNoise:
+    """NOISE that is known already: inverted, loaded, or made from a latent.
+
+    parts    tensors (B, ...), one, or one for each part of a nested latent
+    indices  the batch index of each of the B pictures
+    name     what an error message calls it
+
+    A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
+    """
+
+    parts: tuple
+    indices: tuple
+    seed: int = 0
+    name: str = "noise"
+
+    def __post_init__(self):
+        if not all(torch.isfinite(part).all() for part in self.parts):
+            raise ValueError(f"{self.name}: it holds NaN or infinite numbers.")
+
+    @classmethod
+    def of(cls, latent, seed=0, name="noise"):
+        """Hold the samples of a LATENT."""
+        parts = tuple(part.detach().to("cpu", copy=True) for part in latents.parts(latent))
+        return cls(parts, tuple(latents.batch_indices(latent)), seed, name)
+
+    def generate_noise(self, latent):
+        wanted, parts = latents.batch_indices(latent), latents.parts(latent)
+        held_shapes, shapes = [[tuple(part.shape[1:]) for part in many] for many in (self.parts, parts)]
+        if held_shapes != shapes:
+            raise ValueError(f"{self.name}: it is noise for pictures of shape {_shape(held_shapes)}, but the latent asks for {_shape(shapes)}. "
+                             "Use a latent of the size (and the kind of model) that the noise was made for.")
+        rows = self._rows(wanted)
+        return latents.join([held[rows].to(part.dtype) for held, part in zip(self.parts, parts)], latent)
+
+    def empty_latent(self):
+        """The LATENT of zeros that this noise fits."""
+        parts = [torch.zeros_like(part) for part in self.parts]
+        samples = latents.nest(parts) if len(parts) > 1 else parts[0]
+        return {"samples": samples, "batch_index": list(self.indices)}
+
+    def _rows(self, wanted):
+        if wanted == list(self.indices):
+            return list(range(len(wanted)))
+        if len(self.indices) == 1:
+            return [0] * len(wanted)
+        missing = sorted(set(wanted) - set(self.indices))
+        if missing or len(set(self.indices)) < len(self.indices):
+            raise ValueError(f"{self.name}: it holds the pictures {list(self.indices)} of its batch, but the latent asks for {wanted}. "
+                             "Use a latent of the same batch.")
+        return [self.indices.index(index) for index in wanted]
 
 
-def latent_parts(latent):
-    """The tensors of a LATENT: one, or several where it is nested (video with sound)."""
-    samples = latent["samples"]
-    return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
+@dataclass(frozen=True)
+class InterpolatedNoise:
+    """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture after the other.
+
+    corners   two NOISE values (a, b), or four (top left, top right, bottom left, bottom right)
+    pictures  the batch index of each picture that is morphed
+    frames    frames on the way from a to b; with four corners, columns of the grid
+    rows      rows of the grid; 1 with two corners
+    mode      "slerp", "linear", or "variation": each frame is a neighbour of a, `strength` of a right angle away
+              in the direction that b has for this frame
+    """
+
+    corners: tuple
+    pictures: tuple
+    frames: int
+    rows: int = 1
+    mode: str = "slerp"
+    easing: str = "linear"
+    strength: float = 0.0
+
+    @property
+    def seed(self):
+        return self.corners[0].seed
+
+    def generate_noise(self, latent):
+        indices, parts = latents.batch_indices(latent), latents.parts(latent)
+        total = len(self.pictures) * self.rows * self.frames
+        if max(indices, default=0) >= total:
+            raise ValueError(f"latent_image: it asks for picture {max(indices)}, but the interpolation has the pictures 0 to {total - 1}. "
+                             "Connect the latent that comes out of the interpolation.")
+        corners = [_ask(noise, latents.empty(latent, self.pictures), f"noise_{letter}") for noise, letter in zip(self.corners, "abcd")]
+        if self.mode == "variation":
+            corners[1] = _ask(self.corners[1], latents.empty(latent, indices), "noise_b")
+        morphed = []
+        for part in range(len(parts)):
+            here = [corner[part] for corner in corners]
+            morphed.append(torch.stack([self._frame(here, place, index) for place, index in enumerate(indices)]))
+        return latents.join(morphed, latent)
+
+    def _frame(self, corners, place, index):
+        picture, frame = divmod(index, self.rows * self.frames)
+        if self.mode == "variation":
+            return spherical.turn(corners[0][picture], corners[1][place], self.strength * math.pi / 2)
+        between = spherical.lerp if self.mode == "linear" else spherical.slerp
+        row, column = divmod(frame, self.frames)
+        x = spherical.weights(self.frames, self.easing)[column]
+        here = [corner[picture] for corner in corners]
+        if len(here) == 2:
+            return between(*here, x)
+        return spherical.grid(*here, x, spherical.weights(self.rows, self.easing)[row], between)
 
 
-def join_parts(parts, latent):
-    """The inverse of `latent_parts`: nested again where `latent` is."""
-    nested = getattr(latent["samples"], "is_nested", False)
-    return comfy.nested_tensor.NestedTensor(parts) if nested else parts[0]
+@dataclass(frozen=True)
+class ShiftedNoise:
+    """NOISE base + weight (plus - minus), each picture scaled back to the norm of its base."""
+
+    base: object
+    plus: object
+    minus: object
+    weight: float
+
+    @property
+    def seed(self):
+        return self.base.seed
+
+    def generate_noise(self, latent):
+        terms = [_ask(getattr(self, name), latent, name) for name in ("base", "plus", "minus")]
+        return latents.join([torch.stack([spherical.shift(*picture, self.weight) for picture in zip(*part)]) for part in zip(*terms)], latent)
+
+
+def to_latent(noise, latent, model=None):
+    """`latent` with the drawn noise as its samples; with a model, in the scale in which a sampler returns them."""
+    samples = latents.join(_ask(noise, latent, "noise"), latent)
+    return latent | {"samples": samples if model is None else model.get_model_object("process_latent_out")(samples)}
+
+
+def from_latent(latent, scaled, model=None):
+    """The samples of a LATENT as NOISE, each picture scaled to unit variance where asked."""
+    if model is not None:
+        latent = latent | {"samples": model.get_model_object("process_latent_in")(latent["samples"])}
+    noise = HeldNoise.of(latent, name="latent_image")
+    if not scaled:
+        return noise
+    return replace(noise, parts=tuple(torch.stack([spherical.unit_variance(picture) for picture in part]) for part in noise.parts))
+
+
+def _ask(noise, latent, name):
+    """The parts of the noise that a NOISE value, maybe another pack's, gives for a latent, checked."""
+    parts = latents.parts(latent)
+    given = latents.parts({"samples": noise.generate_noise(latent)})
+    shapes, wanted = [[tuple(part.shape) for part in many] for many in (given, parts)]
+    if shapes != wanted:
+        raise ValueError(f"{name}: it gives noise of shape {_shape(shapes)}, but the latent asks for {_shape(wanted)}.")
+    if not all(torch.isfinite(part).all() for part in given):
+        raise ValueError(f"{name}: its noise holds NaN or infinite numbers.")
+    return [part.cpu() for part in given]
+
+
+def _shape(shapes):
+    return " and ".join("x".join(map(str, shape)) for shape in shapes)
 
 
 def _draw(seed, indices, shapes, dtype, device, stream):

@@ -1,0 +1,58 @@
+"""LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
+
+import torch
+
+import comfy.nested_tensor
+import comfy.sample
+import comfy.utils
+
+
+def parts(latent):
+    """The tensors (B, ...) of a LATENT: one, or several where it is nested."""
+    samples = latent["samples"]
+    return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
+
+
+def join(tensors, latent):
+    """The inverse of `parts`: nested again where `latent` is."""
+    return nest(tensors) if getattr(latent["samples"], "is_nested", False) else tensors[0]
+
+
+def nest(tensors):
+    """The host's nested tensor of several tensors."""
+    return comfy.nested_tensor.NestedTensor(tensors)
+
+
+def batch_indices(latent):
+    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
+    count = parts(latent)[0].shape[0]
+    given = latent.get("batch_index")
+    if given is None:
+        return list(range(count))
+    indices = [int(index) for index in given]
+    if len(indices) != count or min(indices, default=0) < 0:
+        raise ValueError(f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count} pictures.")
+    return indices
+
+
+def empty(latent, indices):
+    """A LATENT of zeros of the same kind for the pictures `indices`."""
+    zeros = [torch.zeros((len(indices), *part.shape[1:]), dtype=part.dtype) for part in parts(latent)]
+    return {"samples": join(zeros, latent), "batch_index": list(indices)}
+
+
+def repeat_pictures(latent, times):
+    """Each picture of a LATENT `times` times in a row, numbered anew from 0, its mask with it."""
+    tensors = parts(latent)
+    count = tensors[0].shape[0]
+    repeated = latent | {"samples": join([part.repeat_interleave(times, 0) for part in tensors], latent), "batch_index": list(range(count * times))}
+    if latent.get("noise_mask") is not None:
+        masks = {"samples": latent["noise_mask"]}
+        fitted = [comfy.utils.repeat_to_batch_size(mask, count) for mask in parts(masks)]
+        repeated["noise_mask"] = join([mask.repeat_interleave(times, 0) for mask in fitted], masks)
+    return repeated
+
+
+def fitting(latent, model=None):
+    """`latent`, with the channels that the model wants where it is an empty one."""
+    return latent if model is None else latent | {"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])}
