@@ -4,7 +4,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension
 
-FAMILIES = ["sampling", "schedules", "demo"]
+FAMILIES = ["sampling", "schedules", "noise", "demo"]
 
 
 class DDIMToolkit(ComfyExtension):
