@@ -1,0 +1,179 @@
+"""Saved noise: bit-exact, with its recipe, only where it belongs, and nothing else is taken for it."""
+
+import json
+import os
+import pickle
+import struct
+
+import folder_paths
+import pytest
+import torch
+from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from ddim_toolkit.host import latents, noise_files
+from ddim_toolkit.host.noise import HeldNoise
+from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMSaveNoise
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    for name in ("input", "output", "temp"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(folder_paths, f"{name}_directory", str(tmp_path / name))
+    return tmp_path
+
+
+def saved(shape=(2, 4, 8, 8), seed=5, **more):
+    return DDIMSaveNoise.execute(Noise_RandomNoise(seed), {"samples": torch.zeros(shape)}, "noise/DDIM", **more).args[0]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**64 - 1), st.sampled_from([(1, 4, 3, 5), (3, 4, 8, 8), (2, 16, 2, 3, 3)]), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+def test_round_trip_is_bit_exact(folders, seed, shape, dtype):
+    latent = {"samples": torch.zeros(shape, dtype=dtype)}
+    noise = Noise_RandomNoise(seed)
+    name = DDIMSaveNoise.execute(noise, latent, "noise/DDIM").args[0]
+    loaded, fits, recipe = DDIMLoadNoise.execute(name).args
+    assert torch.equal(loaded.generate_noise(latent), noise.generate_noise(latent)) and loaded.seed == seed
+    assert torch.equal(loaded.generate_noise(fits), noise.generate_noise(latent))
+    assert json.loads(recipe)["seed"] == seed
+
+
+def test_recipe_batch_and_nested(folders):
+    samples = latents.nest([torch.zeros(2, 4, 2, 8, 8), torch.zeros(2, 8, 5)])
+    latent = {"samples": samples, "batch_index": [3, 1]}
+    noise = HeldNoise((torch.randn(2, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2, 8, 5)), (3, 1), 9)
+    result = DDIMSaveNoise.execute(noise, latent, "a", sigmas=torch.tensor([14.5, 1.5, 0.0]), prompt="red heart")
+    loaded, fits, text = DDIMLoadNoise.execute(result.args[0]).args
+    assert result.args[0] == "a_00001_.safetensors [output]" and result.ui["noise"][0]["filename"] == "a_00001_.safetensors"
+    assert all(torch.equal(a, b) for a, b in zip(loaded.generate_noise(latent).unbind(), noise.parts, strict=True))
+    assert fits["batch_index"] == [3, 1] and fits["samples"].is_nested
+    recipe = json.loads(text)
+    assert recipe == {"version": noise_files.pack_version(), "seed": 9, "sigmas": [14.5, 1.5, 0.0], "prompt": "red heart", "batch_index": [3, 1]}
+
+
+def test_files_are_numbered_and_listed(folders):
+    first, second = saved(), saved()
+    assert (first, second) == ("noise/DDIM_00001_.safetensors [output]", "noise/DDIM_00002_.safetensors [output]")
+    (folders / "input" / "mine.safetensors").write_bytes((folders / "output" / "noise" / "DDIM_00001_.safetensors").read_bytes())
+    assert DDIMLoadNoise.define_schema().inputs[0].options == ["mine.safetensors", first, second]
+    assert DDIMLoadNoise.execute("mine.safetensors").args[0].seed == DDIMLoadNoise.execute("mine.safetensors [input]").args[0].seed == 5
+    assert not list(folders.rglob("*.part"))
+
+
+def test_a_changed_file_is_read_again(folders):
+    name = saved()
+    before = DDIMLoadNoise.fingerprint_inputs(name)
+    assert DDIMLoadNoise.fingerprint_inputs(name) == before and DDIMLoadNoise.validate_inputs(name) is True
+    path = folders / "output" / "noise" / "DDIM_00001_.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert DDIMLoadNoise.fingerprint_inputs(name) != before
+
+
+def test_wrong_shape_is_said_when_the_noise_is_used(folders):
+    noise = DDIMLoadNoise.execute(saved()).args[0]
+    with pytest.raises(ValueError, match=r"noise of noise/DDIM_00001_.*shape 4x8x8, but the latent asks for 4x16x16"):
+        noise.generate_noise({"samples": torch.zeros(2, 4, 16, 16)})
+
+
+@pytest.mark.parametrize("prefix", ["../x", "a/../../x", "/x/y", "noise/../../../x/y", "nul\0/x"])
+def test_no_file_outside_the_output_folder(folders, prefix):
+    with pytest.raises(ValueError, match="filename_prefix"):
+        DDIMSaveNoise.execute(Noise_RandomNoise(0), {"samples": torch.zeros(1, 4, 8, 8)}, prefix)
+    assert not list(folders.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "../secret.safetensors [output]", "a/../../secret.safetensors", "x.safetensors [temp]", "link.safetensors", "a\0b", "", "missing.safetensors"])
+def test_no_file_from_outside_the_folders(folders, name):
+    for place in ("secret.safetensors", "temp/x.safetensors"):
+        save_file({"noise.0": torch.zeros(1, 4, 8, 8)}, folders / place, {"ddim_toolkit_noise": "1"})
+    (folders / "input" / "link.safetensors").symlink_to(folders / "secret.safetensors")
+    for name in (name, str(folders / "secret.safetensors")):
+        with pytest.raises(ValueError, match="^file: "):
+            DDIMLoadNoise.execute(name)
+        assert DDIMLoadNoise.validate_inputs(name).startswith("file: ")
+
+
+def rewritten(data, **changes):
+    """A saved file with other header entries."""
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"].update(changes)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + size :]
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.mkdir, ("pickle_was_run",))
+
+
+DAMAGE = {
+    "empty": lambda data: b"",
+    "no header": lambda data: data[:7],
+    "half a header": lambda data: data[:60],
+    "half the numbers": lambda data: data[:-500],
+    "one byte short": lambda data: data[:-1],
+    "one byte long": lambda data: data + b"\0",
+    "zeros": lambda data: bytes(len(data)),
+    "noise": lambda data: os.urandom(len(data)),
+    "huge header": lambda data: struct.pack("<Q", 2**62) + data[8:],
+    "text": lambda data: b"not a tensor " * 50,
+    "pickle": lambda data: pickle.dumps(Bomb()),
+    "no recipe mark": lambda data: rewritten(data, ddim_toolkit_noise="0"),
+    "later layout": lambda data: rewritten(data, ddim_toolkit_noise="2"),
+    "recipe no JSON": lambda data: rewritten(data, recipe="{"),
+    "recipe a list": lambda data: rewritten(data, recipe="[1]"),
+    "recipe too deep": lambda data: rewritten(data, recipe="[" * 100000),
+    "recipe without seed": lambda data: rewritten(data, recipe='{"batch_index": [0, 1]}'),
+    "text for numbers": lambda data: rewritten(data, recipe='{"seed": 1, "batch_index": "01"}'),
+    "no number": lambda data: rewritten(data, recipe='{"seed": NaN, "batch_index": [0, 1]}'),
+    "other pictures": lambda data: rewritten(data, recipe='{"seed": 1, "batch_index": [0]}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_refused(folders, damage, monkeypatch):
+    monkeypatch.chdir(folders)
+    name = saved()
+    path = folders / "output" / "noise" / "DDIM_00001_.safetensors"
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(ValueError, match=r"file: .*noise/DDIM_00001_"):
+        DDIMLoadNoise.execute(name)
+    assert not (folders / "pickle_was_run").exists()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_truncated_and_altered_headers_are_refused_or_harmless(folders, data):
+    """Whatever happens to a file, loading gives finite noise or a ValueError that names the file."""
+    name = saved((1, 4, 3, 3))
+    path = folders / "output" / name.removesuffix(" [output]")
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    else:
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    try:
+        noise = DDIMLoadNoise.execute(name).args[0]
+    except ValueError as error:
+        assert name.split(" ")[0] in str(error)
+    else:
+        assert len(content) > 0 and all(torch.isfinite(part).all() for part in noise.parts)
+
+
+@pytest.mark.parametrize("tensors", [{"latent_tensor": torch.zeros(1, 4, 8, 8)}, {}])
+def test_foreign_files_are_refused(folders, tensors):
+    save_file(tensors, folders / "input" / "other.safetensors")
+    with pytest.raises(ValueError, match="not written by DDIM Save Noise"):
+        DDIMLoadNoise.execute("other.safetensors")
+
+
+@pytest.mark.parametrize("tensors", [{}, {"noise.1": torch.zeros(1, 4)}, {"noise.0": torch.zeros(1, 4, dtype=torch.int32)}, {"noise.0": torch.zeros(2, 4)}, {"noise.0": torch.zeros(1)}, {"noise.0": torch.full((1, 4), torch.nan)}])
+def test_marked_files_with_other_tensors_are_refused(folders, tensors):
+    save_file(tensors, folders / "input" / "other.safetensors", {"ddim_toolkit_noise": "1", "recipe": '{"seed": 0, "batch_index": [0]}'})
+    with pytest.raises(ValueError, match="other.safetensors"):
+        DDIMLoadNoise.execute("other.safetensors")
