@@ -4,9 +4,12 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension
 
-FAMILIES = ["sampling", "schedules", "noise", "demo"]
+from ..host import routes
+
+FAMILIES = ["sampling", "schedules", "noise", "drafting", "demo"]
 
 
 class DDIMToolkit(ComfyExtension):
     async def get_node_list(self):
+        routes.register()  # here, not in on_load: older hosts never call that
         return [node for family in FAMILIES for node in import_module(f".{family}", __package__).NODES]
