@@ -1,0 +1,87 @@
+// What the other modules need of the page's graph: its nodes, their widgets, one undo step, a part of our own on a node.
+
+import { app } from "../../scripts/app.js";
+
+/** [execution id, node] of every node, those inside subgraphs included: "7", or "12:7" for node 7 of subgraph node 12. */
+export function* everyNode(graph = app.graph, prefix = "") {
+  for (const node of graph?.nodes ?? []) {
+    const id = `${prefix}${node.id}`;
+    yield [id, node];
+    if (node.subgraph) yield* everyNode(node.subgraph, `${id}:`);
+  }
+}
+
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** The input slot that a widget shares its value with, where a link feeds it; otherwise undefined. */
+export function linkedInput(node, name) {
+  return node.inputs?.find((input) => input.widget?.name === name && input.link != null);
+}
+
+/** Set a widget as a user would, so that the node, both renderers and other packs hear of it. */
+export function setWidget(node, widget, value) {
+  if (widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value, app.canvas, node);
+  node.graph?.setDirtyCanvas?.(true, true);
+}
+
+/** Run `change` as one step of the page's undo. */
+export function asOneStep(change) {
+  app.canvas.emitBeforeChange();
+  try {
+    return change();
+  } finally {
+    app.canvas.emitAfterChange();
+  }
+}
+
+/** Let the page's undo notice changes that no click or key of its own told it of. */
+export function rememberForUndo() {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+}
+
+/** Call `after` behind a callback of the node that may exist already. */
+export function chain(node, name, after) {
+  const before = node[name];
+  node[name] = function (...args) {
+    const result = before?.apply(this, args);
+    after.apply(this, args);
+    return result;
+  };
+}
+
+/**
+ * Put an element below the node's widgets: a DOM widget, which both renderers show. It is no input: neither workflow
+ * files nor prompts hold it. `height` is in pixels of an unzoomed canvas.
+ */
+export function addPart(node, name, element, height) {
+  const keepFromNode = (event) => event.button === 0 && event.stopPropagation(); // else the press would drag the node
+  element.classList.add("ddim-part");
+  element.addEventListener("pointerdown", keepFromNode);
+  const options = { serialize: false, hideOnZoom: true, margin: 6, getMinHeight: () => height, getMaxHeight: () => height };
+  const widget = node.addDOMWidget(name, "ddim", element, options);
+  widget.serialize = false;
+  return widget;
+}
+
+export function notify(severity, summary, detail) {
+  app.extensionManager?.toast?.add({ severity, summary, detail, life: 5000 });
+}
+
+/** An element with attributes and children; `svg` for SVG's names. */
+export function make(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
