@@ -9,12 +9,14 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 if sys.version_info < (3, 10):
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
 from runner import install  # noqa: E402
-from runner.comfyui import CHECKOUT, ComfyUI, RunError, find_existing, require_modules  # noqa: E402
+from runner.comfyui import CHECKOUT, ComfyUI, RunError, find_existing, pack_arguments, require_modules  # noqa: E402
+from runner.demo import OUTPUT, demo as run_demo  # noqa: E402
 from runner.server import end_on_terminate, free_port  # noqa: E402
 
 
@@ -36,9 +38,7 @@ def main(arguments=None) -> int:
 
 
 def demo(comfyui: ComfyUI, options, rest) -> int:
-    from runner.demo import demo as run_demo
-
-    for path in run_demo(comfyui, options.prompt, options.seed, options.steps, options.eta):
+    for path in run_demo(comfyui, options.output, options.prompt, options.seed, options.steps, options.eta):
         print(path)
     return 0
 
@@ -48,22 +48,22 @@ def serve(comfyui: ComfyUI, options, rest) -> int:
     print(f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C ends it.", flush=True)
     screen = os.name == "nt" or sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     browser = "--auto-launch" if screen and not options.no_browser else "--disable-auto-launch"
-    command = comfyui.command("--port", str(port), browser, *rest)
+    command = comfyui.command("--port", str(port), browser, *pack_arguments(comfyui.folder), *rest)
     return subprocess.run(command, cwd=comfyui.folder, env=comfyui.environment()).returncode
 
 
 def test(comfyui: ComfyUI, options, rest) -> int:
     if not comfyui.managed:
         require_modules(comfyui, ("pytest", "hypothesis", "diffusers"), "The test suite")
-    return run_python(comfyui, "-m", "pytest", *rest)
+    return run_python(comfyui, comfyui.small_environment(), "-m", "pytest", *rest)
 
 
 def bench(comfyui: ComfyUI, options, rest) -> int:
-    return run_python(comfyui, "bench", *rest)
+    return run_python(comfyui, comfyui.environment(), "bench", *rest)
 
 
-def run_python(comfyui: ComfyUI, *arguments: str) -> int:
-    return subprocess.run([comfyui.python, *arguments], cwd=CHECKOUT, env=comfyui.environment()).returncode
+def run_python(comfyui: ComfyUI, environment: dict, *arguments: str) -> int:
+    return subprocess.run([comfyui.python, *arguments], cwd=CHECKOUT, env=environment).returncode
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(action, text):
-        made = commands.add_parser(action.__name__, parents=[shared], help=text, description=text)
+        made = commands.add_parser(action.__name__, parents=[shared], help=text, description=text, allow_abbrev=False)
         made.set_defaults(action=action)
         return made
 
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--steps", type=int, help="model calls of the DDIM draft")
     made.add_argument("--eta", type=float, help="0 is DDIM, 1 is DDPM")
+    made.add_argument("--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)")
     made = command(serve, "ComfyUI with its page. Other arguments go to ComfyUI.")
     made.add_argument("--port", type=int, help="8188 unless that is taken")
     made.add_argument("--no-browser", action="store_true", help="do not open a browser window")

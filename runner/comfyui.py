@@ -28,12 +28,17 @@ class ComfyUI:
     managed: bool = False
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line that starts the server with this pack in it."""
-        return [str(self.python), "main.py", *device_arguments(self.python), *pack_arguments(self.folder), *arguments]
+        """The command line that starts the server."""
+        return [str(self.python), "main.py", *device_arguments(self.python), *arguments]
 
     def environment(self) -> dict:
         """The environment for programs that import this ComfyUI."""
         return {**os.environ, "COMFYUI_PATH": str(self.folder), "PYTHONUNBUFFERED": "1"}
+
+    def small_environment(self) -> dict:
+        """As `environment`, for work as small as the shipped model's: where other programs want the cores too, torch's
+        threads wait for each other far longer than they compute."""
+        return {"OMP_NUM_THREADS": "1", **self.environment()}
 
 
 def python_in(venv: Path) -> Path:
@@ -106,6 +111,12 @@ def pack_arguments(folder: Path) -> list[str]:
     # A JSON string is a YAML string too, whatever the path holds.
     config.write_text(f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n", encoding="utf-8")
     return ["--extra-model-paths-config", str(config)]
+
+
+def this_pack_alone(folder: Path) -> list[str]:
+    """As `pack_arguments`, but the server loads no other pack."""
+    name = installed_name(folder) or PACK
+    return [*pack_arguments(folder), "--disable-all-custom-nodes", "--whitelist-custom-nodes", name]
 
 
 def installed_name(folder: Path) -> str | None:

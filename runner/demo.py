@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -16,9 +17,10 @@ EXAMPLE = CHECKOUT / "example_workflows" / "draft_next_to_final.json"
 OUTPUT = CHECKOUT / "output"
 
 
-def demo(comfyui: ComfyUI, text: str | None = None, seed: int | None = None,
-         steps: int | None = None, eta: float | None = None, output: Path = OUTPUT) -> list[Path]:
+def demo(comfyui: ComfyUI, output: Path, text: str | None = None, seed: int | None = None,
+         steps: int | None = None, eta: float | None = None) -> list[Path]:
     """Run the example, with what is not None changed in it; the paths of draft, final and side by side."""
+    output = output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     print("Starting ComfyUI ...", flush=True)
     started = time.monotonic()
@@ -35,12 +37,12 @@ def demo(comfyui: ComfyUI, text: str | None = None, seed: int | None = None,
         for branch in branches:
             print(f"{branch.title} ...", end=" ", flush=True)
             branch.run(server, output)
-            print(f"{branch.seconds:.1f} s", flush=True)
-    picture = output / f"{EXAMPLE.stem}_{branches[0].path.stem.split('_', 1)[1].strip('_')}.png"
+            print(branch.cost, flush=True)
+    number = re.search(r"\d+", branches[0].path.stem).group()  # the host counts the files in a folder
+    picture = output / f"{EXAMPLE.stem}_{number}.png"
     description = {
         "heading": f"{branches[0].text}, seed {branches[0].sampler['inputs']['seed']}",
-        "pictures": [{"path": str(each.path), "title": each.title,
-                      "detail": f"NFE {each.sampler['inputs']['steps']}, {each.seconds:.1f} s"} for each in branches],
+        "pictures": [{"path": str(each.path), "title": each.title, "detail": each.cost} for each in branches],
         "output": str(picture),
     }
     drawing = Path(__file__).with_name("side_by_side.py")
@@ -60,9 +62,14 @@ class Branch:
     @property
     def title(self) -> str:
         inputs = self.sampler["inputs"]
+        role = self.prompt[self.node_id]["inputs"]["filename_prefix"].capitalize()
         if "eta" in inputs:
-            return f"DDIM, {inputs['stride']}, eta {inputs['eta']:g}"
-        return f"{inputs['sampler_name']}, {inputs['scheduler']}"
+            return f"{role}: DDIM, {inputs['stride']}, eta {inputs['eta']:g}"
+        return f"{role}: {inputs['sampler_name']}, {inputs['scheduler']}"
+
+    @property
+    def cost(self) -> str:
+        return f"NFE {self.sampler['inputs']['steps']}, {self.seconds:.1f} s"
 
     def run(self, server: Server, output: Path) -> None:
         entry = server.queue(self.prompt)

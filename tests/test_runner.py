@@ -1,0 +1,162 @@
+"""run.py's parts that need no server: the set-up's steps, finding a ComfyUI, the link to the checkout."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import COMFYUI, ROOT
+from ddim_toolkit.runner import comfyui, install
+from ddim_toolkit.runner.comfyui import RunError
+from ddim_toolkit.runner.install import Step
+from ddim_toolkit.runner.workflow import to_prompt
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """Three steps that each write a file, and the order in which they were done."""
+    done = []
+
+    def step(name):
+        def action():
+            done.append(name)
+            (tmp_path / name).write_text("made")
+
+        return Step(name, lambda: "recipe", tmp_path / name, action)
+
+    return [step(name) for name in ("one", "two", "three")], done
+
+
+def test_steps_are_done_once(steps, tmp_path):
+    steps, done = steps
+    install.run_steps(steps, tmp_path / "stamps")
+    install.run_steps(steps, tmp_path / "stamps")
+    assert done == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("trouble, said", [(OSError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_goes_on_where_it_stopped(steps, tmp_path, trouble, said):
+    steps, done = steps
+
+    def fail():
+        raise trouble
+
+    broken = [steps[0], steps[1]._replace(action=fail), steps[2]]
+    with pytest.raises(RunError, match=f"{said} in step 2 of 3, two"):
+        install.run_steps(broken, tmp_path / "stamps")
+    install.run_steps(steps, tmp_path / "stamps")
+    assert done == ["one", "two", "three"]
+
+
+def test_a_changed_recipe_or_a_lost_result_is_made_again(steps, tmp_path):
+    steps, done = steps
+    install.run_steps(steps, tmp_path / "stamps")
+    (tmp_path / "three").unlink()
+    install.run_steps([steps[0], steps[1]._replace(recipe=lambda: "another"), steps[2]], tmp_path / "stamps")
+    assert done == ["one", "two", "three", "two", "three"]
+
+
+def test_requirements_leave_torch_to_its_own_step():
+    if not (install.FOLDER / "requirements.txt").is_file():
+        pytest.skip("this run uses a ComfyUI that was here before")
+    lines = install.requirements().splitlines()
+    assert "torchsde" in lines and "requests" in lines
+    assert not {"torch", "torchvision", "torchaudio"} & set(lines)
+
+
+def test_a_named_comfyui(monkeypatch):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    assert comfyui.find_existing(str(COMFYUI), sys.executable).folder == COMFYUI.absolute()
+    monkeypatch.setenv("COMFYUI_PATH", str(COMFYUI))
+    assert comfyui.find_existing().folder == COMFYUI.absolute()
+
+
+def test_a_wrong_path_is_named(monkeypatch, tmp_path):
+    with pytest.raises(RunError, match="--comfyui is .*main.py"):
+        comfyui.find_existing(str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
+    with pytest.raises(RunError, match="COMFYUI_PATH is "):
+        comfyui.find_existing()
+
+
+def test_the_comfyui_around_an_installed_pack(monkeypatch, tmp_path):
+    monkeypatch.delenv("COMFYUI_PATH", raising=False)
+    pack = tmp_path / "custom_nodes" / "any-name"
+    pack.mkdir(parents=True)
+    monkeypatch.setattr(comfyui, "CHECKOUT", pack)
+    assert comfyui.find_existing() is None
+    (tmp_path / "main.py").touch()
+    assert comfyui.find_existing().folder == tmp_path
+    assert comfyui.pack_arguments(tmp_path) == []
+    assert comfyui.this_pack_alone(tmp_path)[-1] == "any-name"
+
+
+def test_a_missing_module_is_named_and_not_installed():
+    here = comfyui.ComfyUI(COMFYUI, Path(sys.executable))
+    comfyui.require_modules(here, ("torch",), "This")
+    with pytest.raises(RunError, match="This needs no_such_module"):
+        comfyui.require_modules(here, ("torch", "no_such_module"), "This")
+
+
+def test_the_link_follows_the_checkout(tmp_path):
+    link = tmp_path / "links" / "pack"
+    for name in ("before", "after"):
+        target = tmp_path / name
+        target.mkdir()
+        (target / "file").write_text(name)
+        comfyui.make_link(link, target)
+        assert (link / "file").read_text() == name
+    assert os.listdir(link.parent) == ["pack"] and (tmp_path / "before" / "file").is_file()
+
+
+INFO = {
+    "Source": {"input": {}, "output": ["LATENT"]},
+    "Work": {"input": {"required": {"latent": ["LATENT", {}], "seed": ["INT", {}], "mode": [["a", "b"], {}]},
+                       "optional": {"noise_seed": ["INT", {"control_after_generate": False}], "from_outside": ["INT", {"forceInput": True}],
+                                    "points": ["STRING", {}]}}},
+}
+
+
+def file(*nodes, links):
+    return {"nodes": list(nodes), "links": links}
+
+
+def node(id, type, link=None, values=None, mode=0):
+    made = {"id": id, "type": type, "mode": mode, "outputs": [{"name": "LATENT", "type": "LATENT"}]}
+    if type != "Source":
+        made["inputs"] = [{"name": "latent", "type": "LATENT", "link": link}]
+    return made | ({"widgets_values": values} if values else {})
+
+
+def test_widgets_get_their_names():
+    workflow = file(node(1, "Source"), node(2, "Work", 5, [3, "randomize", "b", 4, [1, 2]]), node(3, "Note", None, ["text"]),
+                    links=[[5, 1, 0, 2, 0, "LATENT"]])
+    prompt = to_prompt(workflow, INFO)
+    assert list(prompt) == ["1", "2"]
+    assert prompt["2"]["inputs"] == {"seed": 3, "mode": "b", "noise_seed": 4, "points": {"__value__": [1, 2]}, "latent": ["1", 0]}
+
+
+@pytest.mark.parametrize("between", [node(3, "Reroute", 5), node(3, "Work", 5, [0, "fixed", "a", 0, ""], mode=4)])
+def test_links_look_through_reroutes_and_bypassed_nodes(between):
+    workflow = file(node(1, "Source"), between, node(2, "Work", 6, [3, "fixed", "b", 4, ""]),
+                    links=[[5, 1, 0, 3, 0, "LATENT"], [6, 3, 0, 2, 0, "LATENT"]])
+    prompt = to_prompt(workflow, INFO)
+    assert list(prompt) == ["1", "2"] and prompt["2"]["inputs"]["latent"] == ["1", 0]
+
+
+def test_a_muted_node_takes_its_links_along():
+    workflow = file(node(1, "Source", mode=2), node(2, "Work", 5, [3, "fixed", "b", 4, ""]), links=[[5, 1, 0, 2, 0, "LATENT"]])
+    prompt = to_prompt(workflow, INFO)
+    assert list(prompt) == ["2"] and "latent" not in prompt["2"]["inputs"]
+
+
+@pytest.mark.parametrize("bad, said", [(node(1, "Unknown"), "no node type 'Unknown'"), (node(1, "Work", None, [3]), "1 widget values for 5")])
+def test_files_that_do_not_fit(bad, said):
+    with pytest.raises(ValueError, match=said):
+        to_prompt(file(bad, links=[]), INFO)
+
+
+def test_every_text_of_the_command_line_is_ascii():
+    """Windows consoles print no more than their code page holds."""
+    for path in [ROOT / "run.py", *(ROOT / "runner").glob("*.py")]:
+        path.read_text(encoding="ascii")
