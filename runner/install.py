@@ -131,3 +131,5 @@ def install_requirements() -> None:
 def install_test_tools() -> None:
     pip("install", "--upgrade", "pip>=25.1")  # the first that reads dependency groups
     pip("install", "--group", f"{CHECKOUT / 'pyproject.toml'}:test")
+    # The page's newest frontend, beside the one that this ComfyUI asks for: the browser tests use both.
+    pip("install", "--no-deps", "--upgrade", "--target", str(WORK / "frontend"), "comfyui-frontend-package")
