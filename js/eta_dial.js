@@ -1,7 +1,7 @@
 // A dial beside the eta widget: 0 is DDIM, 1 is DDPM. The widget stays what holds the value.
 
 import { app } from "../../scripts/app.js";
-import { addPart, linkedInput, make, rememberForUndo, setWidget, svg, widgetOf } from "./graph.js";
+import { addPart, linkedSlot, make, rememberForUndo, setWidget, svg, widgetOf } from "./graph.js";
 import { watch } from "./watch.js";
 
 const HEIGHT = 62;
@@ -20,7 +20,7 @@ app.registerExtension({
 
 function addDial(node, widget) {
   const { element, knob, input, show } = dial();
-  const linked = () => Boolean(linkedInput(node, "eta"));
+  const linked = () => linkedSlot(node, "eta") >= 0;
   const set = (value) => {
     if (linked() || !Number.isFinite(value)) return;
     setWidget(node, widget, Math.round(Math.min(1, Math.max(0, value)) * 1000) / 1000);

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { turnAll } from "./drafts.js";
-import { asOneStep, everyNode, linkedInput, notify, setWidget, widgetOf } from "./graph.js";
+import { asOneStep, everyNode, linkedSlot, notify, setWidget, widgetOf } from "./graph.js";
 
 const COMMAND = "DDIMToolkit.Finish";
 const pictures = new Map(); // execution id of a node -> {prompt, images} of the last run that gave it pictures
@@ -76,8 +76,7 @@ const isSeed = (widget) => /(^|_)seed$/.test(widget.name) || widget.linkedWidget
 
 /** The node and widget that hold a seed: a Primitive node's where one feeds it (the queue sees its value inline). */
 function origin(node, widget) {
-  const link = linkedInput(node, widget.name)?.link;
-  const links = node.graph?.links;
-  const from = link != null && node.graph.getNodeById((links?.get?.(link) ?? links?.[link])?.origin_id);
+  const slot = linkedSlot(node, widget.name);
+  const from = slot >= 0 ? node.getInputNode(slot) : undefined;
   return from?.widgets?.length ? [from, from.widgets[0]] : [node, widget];
 }

@@ -15,9 +15,10 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-/** The input slot that a widget shares its value with, where a link feeds it; otherwise undefined. */
-export function linkedInput(node, name) {
-  return node.inputs?.find((input) => input.widget?.name === name && input.link != null);
+/** The number of the input slot that feeds a widget through a link; -1 where none does. */
+export function linkedSlot(node, name) {
+  const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
+  return slot >= 0 && node.isInputConnected(slot) ? slot : -1;
 }
 
 /** Set a widget as a user would, so that the node, both renderers and other packs hear of it. */

@@ -3,7 +3,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPart, chain, linkedInput, make, svg, widgetOf } from "./graph.js";
+import { addPart, chain, linkedSlot, make, svg, widgetOf } from "./graph.js";
 import "./eta_dial.js"; // first: the dial stands above the strip
 import { watch } from "./watch.js";
 
@@ -28,7 +28,7 @@ function addStrip(node, names) {
 
   watch(node, () => query(node, names), async (asked) => {
     last = asked;
-    const link = names.find((name) => linkedInput(node, name));
+    const link = names.find((name) => linkedSlot(node, name) >= 0);
     if (link) return show({ note: `${link} comes from a link: shown after a run` });
     const answer = await ask(asked);
     if (last === asked) show(answer);
@@ -43,7 +43,7 @@ function addStrip(node, names) {
 function query(node, names) {
   const values = new URLSearchParams();
   for (const name of names) {
-    const value = linkedInput(node, name) ? "" : String(widgetOf(node, name)?.value ?? "");
+    const value = linkedSlot(node, name) >= 0 ? "" : String(widgetOf(node, name)?.value ?? "");
     values.set(name, name === "timesteps" ? value.replace(/[\s,;]+/g, " ") : value); // short, as a request line is
   }
   return values.toString();

@@ -1,0 +1,67 @@
+"""A headless Chromium on the real page of a real server: the frontend of this ComfyUI and the newest one, each in both renderers.
+
+The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target .comfyui/frontend comfyui-frontend-package).
+Screenshots go to .comfyui/screenshots.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import folder_paths
+import pytest
+from conftest import ROOT
+from ddim_toolkit.runner.comfyui import ComfyUI, this_pack_alone
+from ddim_toolkit.runner.server import Server
+
+sys.path.insert(0, str(Path(__file__).parent))
+from desk import Desk  # noqa: E402
+
+NEWEST = ROOT / ".comfyui" / "frontend" / "comfyui_frontend_package" / "static"
+SCREENSHOTS = ROOT / ".comfyui" / "screenshots"
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright (pip install playwright)")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("the browser tests need Chromium (apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session", params=["shipped", "newest"])
+def server(request, chromium, tmp_path_factory):
+    """A server with this pack alone and one of the two frontends."""
+    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    arguments = this_pack_alone(comfyui.folder)
+    if request.param == "newest":
+        if not NEWEST.is_dir():
+            pytest.skip("the newest frontend is not there (tests/browser/conftest.py tells where it goes)")
+        arguments = [*arguments, "--front-end-root", str(NEWEST)]
+    with Server(comfyui, tmp_path_factory.mktemp("output"), arguments) as running:
+        running.frontend = request.param
+        yield running
+
+
+@pytest.fixture(scope="session", params=["canvas", "nodes2"])
+def page(request, server, chromium):
+    """The page, loaded once for each frontend and renderer."""
+    desk = Desk(chromium, server, request.param, SCREENSHOTS)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def desk(page):
+    """The page with an empty graph; afterwards no error of our files in the console."""
+    page.clear()
+    yield page
+    assert page.errors() == []
