@@ -10,7 +10,7 @@ from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNois
 from ddim_toolkit.ddim import spherical
 from ddim_toolkit.host import latents
 from ddim_toolkit.host.noise import HeldNoise
-from ddim_toolkit.nodes.noise import NODES, DDIMLatentFromNoise, DDIMNoiseArithmetic, DDIMNoiseFromLatent, DDIMNoiseInterpolation
+from ddim_toolkit.nodes.noise import DDIMLatentFromNoise, DDIMNoiseArithmetic, DDIMNoiseFromLatent, DDIMNoiseInterpolation
 
 A, B, C, D = (Noise_RandomNoise(seed) for seed in (1, 2, 3, 4))
 
@@ -25,14 +25,6 @@ def interpolate(*arguments, **more):
 
 def drawn(noise, latent):
     return noise.generate_noise(latent)
-
-
-@pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
-def test_every_input_and_output_is_explained(node):
-    schema = node.GET_SCHEMA()
-    assert schema.description and schema.category.startswith("sampling/ddim") and schema.node_id == node.__name__
-    assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
-    assert node.GET_NODE_INFO_V1()["name"] == node.__name__
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 16, 16), (1, 16, 3, 8, 8), (3, 4, 16, 16)])
