@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import folder_paths
 import numpy as np
 import pytest
-from conftest import COMFYUI, ROOT
+from conftest import ROOT
 from ddim_toolkit.nodes import DDIMToolkit
 from ddim_toolkit.runner import demo
 from ddim_toolkit.runner.comfyui import ComfyUI, RunError
@@ -18,7 +19,7 @@ from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import to_prompt
 from PIL import Image
 
-HERE = ComfyUI(COMFYUI, Path(sys.executable))
+HERE = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def server(tmp_path_factory):
     leave_out = shutil.ignore_patterns(".git", ".comfyui", "output", "__pycache__", "node_modules")
     shutil.copytree(ROOT, base / "custom_nodes" / "ddim-copy", ignore=leave_out)
     with Server(HERE, base / "output", ["--base-directory", str(base)]) as running:
+        running.base = base
         yield running
 
 
@@ -64,11 +66,12 @@ def test_a_copy_in_custom_nodes_adds_the_nodes(server):
 
 
 def test_the_page_offers_the_examples_with_their_pictures(server):
-    examples = {path.stem for path in (ROOT / "example_workflows").glob("*.json")}
-    assert set(server.get("/workflow_templates")["ddim-copy"]) == examples
-    for name in examples:
-        thumbnail = server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}.jpg")
-        assert Image.open(io.BytesIO(thumbnail)).format == "JPEG"
+    copy = server.base / "custom_nodes" / "ddim-copy" / "example_workflows"
+    assert set(server.get("/workflow_templates")["ddim-copy"]) == {path.stem for path in copy.glob("*.json")}
+    thumbnails = [path.name for path in copy.glob("*.jpg")]
+    assert "draft_next_to_final.jpg" in thumbnails
+    for name in thumbnails:
+        assert Image.open(io.BytesIO(server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}"))).format == "JPEG"
 
 
 def test_pictures_of_the_right_size(draw):
@@ -99,7 +102,7 @@ def test_a_refusal_names_node_and_input(draw):
 
 
 def test_the_demo_command(tmp_path):
-    command = [sys.executable, ROOT / "run.py", "demo", "--comfyui", COMFYUI, "--python", sys.executable, "--output", tmp_path,
+    command = [sys.executable, ROOT / "run.py", "demo", "--comfyui", HERE.folder, "--python", sys.executable, "--output", tmp_path,
                "--prompt", "green apple", "--seed", "3", "--steps", "5", "--eta", "0.3"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

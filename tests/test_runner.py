@@ -4,12 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+import folder_paths
 import pytest
-from conftest import COMFYUI, ROOT
+from conftest import ROOT
 from ddim_toolkit.runner import comfyui, install
 from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.install import Step
 from ddim_toolkit.runner.workflow import to_prompt
+
+COMFYUI = Path(folder_paths.__file__).parent
 
 
 @pytest.fixture
