@@ -56,3 +56,19 @@ def repeat_pictures(latent, times):
 def fitting(latent, model=None):
     """`latent`, with the channels that the model wants where it is an empty one."""
     return latent if model is None else latent | {"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])}
+
+
+def check(latent, model):
+    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it, NaN or infinity, another
+    number of channels than the model's, or a batch_index that does not fit."""
+    ready = fitting(latent, model)
+    batch_indices(ready)
+    wanted = model.get_model_object("latent_format").latent_channels
+    for part in parts(ready):
+        if part.numel() == 0:
+            raise ValueError(f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1")
+        if not torch.isfinite(part).all():
+            raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
+    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
+        raise ValueError(f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}. Encode it with the model's own VAE.")
+    return ready

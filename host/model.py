@@ -16,8 +16,8 @@ def alphas(sampling, sigmas):
     1 for eps, v and EDM models in the frame that samplers see, 1 - sigma for flow models.
     """
     levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
-    mixed = [sampling.noise_scaling(level, torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)) for level in levels]
-    return [m.item() for m in mixed]
+    noise, image = torch.zeros(len(levels), 1, dtype=torch.float64), torch.ones(len(levels), 1, dtype=torch.float64)
+    return sampling.noise_scaling(levels, noise, image).flatten().tolist()
 
 
 def table(sampling):

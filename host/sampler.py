@@ -7,9 +7,11 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 from tqdm.auto import trange
 
 from ..ddim import solve
+from . import latents
 from .model import alphas, check_sigmas
 from .noise import batch_noise
 
@@ -46,6 +48,8 @@ def sample_ddim(
     sampling = model.inner_model.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     x = x.float()
+    if not torch.isfinite(x).all():  # the one wait for the device before the loop
+        raise ValueError("the noise or the latent_image that sampling starts from holds NaN or infinite values")
     ones = x.new_ones([x.shape[0]])
     indices = list(range(x.shape[0])) if batch_index is None else batch_index
     if len(indices) != x.shape[0]:
@@ -82,7 +86,8 @@ def stream(sigma, noise_seed):
 
 def run(model, seed, cfg, positive, negative, latent, sampler, sigmas):
     """Sample a LATENT with previews and progress: (LATENT, LATENT of the last x0_hat)."""
-    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    latent = latents.check(latent, model)
+    samples = latent["samples"]
     noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
     last = {}
     output = comfy.sample.sample_custom(
