@@ -96,6 +96,18 @@ def workflow(hidden):
     return header | {"prompt": json.dumps(hidden.prompt)} if hidden.prompt else header
 
 
+def model_name(hidden, model):
+    """The file that the saving node's model comes from, else its loader's name, else its class: as far as the graph tells."""
+    graph = hidden.prompt if hidden and hidden.prompt else {}
+    node = graph.get(hidden.unique_id) if graph else None
+    while node and isinstance(node["inputs"].get("model"), list):
+        node = graph.get(node["inputs"]["model"][0])
+    if not node:
+        return type(model.model).__name__
+    files = [value for name, value in node["inputs"].items() if name.endswith("_name") and isinstance(value, str)]
+    return files[0] if files else node["class_type"]
+
+
 def pack_version():
     """The pack's version, from pyproject.toml."""
     try:

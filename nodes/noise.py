@@ -135,12 +135,12 @@ class DDIMSaveNoise(io.ComfyNode):
                 io.Noise.Input("noise", tooltip="The noise to save."),
                 io.Latent.Input("latent_image", tooltip="Size and number of the pictures."),
                 io.String.Input("filename_prefix", default="noise/DDIM", tooltip="Start of the file's name, with a folder of the output folder if you like. A number is added."),
-                io.Model.Input("model", optional=True, tooltip="For the recipe: the kind of model. Also gives an empty latent the channels of this model."),
+                io.Model.Input("model", optional=True, tooltip="For the recipe: the model's name. Also gives an empty latent the channels of this model."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="For the recipe: the noise levels to sample with."),
                 io.String.Input("prompt", default="", multiline=True, optional=True, tooltip="For the recipe: the prompt, or any note."),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The name to choose in DDIM Load Noise.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -148,7 +148,7 @@ class DDIMSaveNoise(io.ComfyNode):
     def execute(cls, noise, latent_image, filename_prefix, model=None, sigmas=None, prompt=""):
         recipe = {"version": noise_files.pack_version(), "seed": int(noise.seed)}
         if model is not None:
-            recipe["model"] = type(model.model).__name__
+            recipe["model"] = noise_files.model_name(cls.hidden, model)
         if sigmas is not None:
             recipe["sigmas"] = sigmas.tolist()
         if prompt:

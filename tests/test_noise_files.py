@@ -4,16 +4,19 @@ import json
 import os
 import pickle
 import struct
+from types import SimpleNamespace
 
 import folder_paths
 import pytest
 import torch
+from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from ddim_toolkit.host import latents, noise_files
 from ddim_toolkit.host.noise import HeldNoise
 from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMSaveNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 
@@ -52,6 +55,22 @@ def test_recipe_batch_and_nested(folders):
     assert fits["batch_index"] == [3, 1] and fits["samples"].is_nested
     recipe = json.loads(text)
     assert recipe == {"version": noise_files.pack_version(), "seed": 9, "sigmas": [14.5, 1.5, 0.0], "prompt": "red heart", "batch_index": [3, 1]}
+
+
+def test_the_workflow_and_the_model_name_lie_in_the_header(folders):
+    graph = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd/dream.safetensors"}},
+        "2": {"class_type": "LoraLoader", "inputs": {"model": ["1", 0], "lora_name": "style.safetensors"}},
+        "3": {"class_type": "DDIMSaveNoise", "inputs": {"model": ["2", 0]}},
+        "4": {"class_type": "DDIMDemoModel", "inputs": {}},
+        "5": {"class_type": "DDIMSaveNoise", "inputs": {"model": ["4", 0]}},
+    }
+    names = [noise_files.model_name(io.HiddenHolder(key, graph, {}, None, None, None), SimpleNamespace(model=torch.nn.Identity())) for key in ("3", "5", "gone")]
+    assert names == ["sd/dream.safetensors", "DDIMDemoModel", "Identity"]
+    header = noise_files.workflow(io.HiddenHolder("3", graph, {"workflow": {"nodes": []}}, None, None, None))
+    noise_files.save({"samples": torch.zeros(1, 4, 8, 8)}, {"seed": 0}, "a", header)
+    with safe_open(folders / "output" / "a_00001_.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["prompt"]) == graph and json.loads(file.metadata()["workflow"]) == {"nodes": []}
 
 
 def test_files_are_numbered_and_listed(folders):
