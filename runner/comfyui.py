@@ -48,7 +48,7 @@ def python_in(venv: Path) -> Path:
 def find_existing(path: str | None = None, python: str | None = None) -> ComfyUI | None:
     """The ComfyUI that `path`, COMFYUI_PATH or the checkout's own place names; None if none of them does.
 
-    Raises RunError when a named folder holds no ComfyUI.
+    Raises RunError when a named folder holds no ComfyUI, or `python` is not there.
     """
     named = path or os.environ.get("COMFYUI_PATH")
     if named:
@@ -60,7 +60,9 @@ def find_existing(path: str | None = None, python: str | None = None) -> ComfyUI
         folder = CHECKOUT.parent.parent
     else:
         return None
-    return ComfyUI(folder, Path(python) if python else own_python(folder))
+    if python and not Path(python).expanduser().is_file():
+        raise RunError(f"--python is {python}, but no program is there.")
+    return ComfyUI(folder, Path(python).expanduser().absolute() if python else own_python(folder))
 
 
 def own_python(folder: Path) -> Path:

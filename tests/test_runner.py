@@ -81,6 +81,15 @@ def test_a_wrong_path_is_named(monkeypatch, tmp_path):
     with pytest.raises(RunError, match="COMFYUI_PATH is "):
         comfyui.find_existing()
 
+    with pytest.raises(RunError, match="--python is "):
+        comfyui.find_existing(str(COMFYUI), str(tmp_path / "python"))
+
+
+def test_a_relative_python_is_found_from_any_folder(monkeypatch, tmp_path):
+    (tmp_path / "python").touch()
+    monkeypatch.chdir(tmp_path)
+    assert comfyui.find_existing(str(COMFYUI), "python").python == tmp_path / "python"
+
 
 def test_the_comfyui_around_an_installed_pack(monkeypatch, tmp_path):
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
