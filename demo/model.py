@@ -24,9 +24,10 @@ class EmojiLatents(comfy.latent_formats.LatentFormat):
     def __init__(self, config):
         self.mean = torch.tensor(config["latent_mean"]).view(1, 4, 1, 1)
         self.std = torch.tensor(config["latent_std"]).view(1, 4, 1, 1)
-        # Previews show the UNet's latents, which are normalised.
-        self.latent_rgb_factors = config["latent_rgb_factors"]
-        self.latent_rgb_factors_bias = config["latent_rgb_bias"]
+        # config.json has the colours of raw latents; the host previews the UNet's, which are normalised.
+        factors = torch.tensor(config["latent_rgb_factors"])
+        self.latent_rgb_factors = (factors * self.std.view(4, 1)).tolist()
+        self.latent_rgb_factors_bias = (torch.tensor(config["latent_rgb_bias"]) + self.mean.flatten() @ factors).tolist()
 
     def process_in(self, latent):
         return (latent - self.mean.to(latent)) / self.std.to(latent)
