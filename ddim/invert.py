@@ -1,0 +1,167 @@
+"""DDIM run backwards: from a picture to the noise, or the noise maps, that sampling turns into it.
+
+With the jump x_s = a x_t + b x0_hat(x_t) + c z of jump.py, three ways to find x_t from x_s:
+
+    ddim    eps_hat is taken at x_s instead of x_t: one call a step, error O(1/S)
+            (Song, Meng, Ermon, arXiv 2010.02502, section 4.3).
+    exact   the jump is solved for x_t, so that sampling returns the picture.
+    maps    x_t is drawn, and what the jump then lacks is recorded
+            (Huberman-Spiegelglas, Kulikov, Michaeli, arXiv 2304.06140).
+"""
+
+from dataclasses import dataclass, field
+from math import atan2, hypot, isfinite, sqrt
+
+import torch
+
+from . import anderson
+from .solve import check_finite, jumps
+
+
+@dataclass
+class Inversion:
+    """A recorded run of S jumps on a batch of B pictures; entry i belongs to the jump from sigmas[i] to sigmas[i + 1].
+
+    states  x_t at sigmas[i], (B, ...), float32, on the CPU
+    maps    what the jump lacks: x_s - a x_t - b x0_hat(x_t), likewise; 0 where the jump was solved
+    errors  root mean square of that, in units of sqrt(alpha_t^2 + sigma_t^2), one float a picture; empty where not measured
+    calls   model calls
+    """
+
+    states: list = field(default_factory=list)
+    maps: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+    calls: int = 0
+
+    def put(self, x, rest=None, errors=()):
+        """Record the jump before (noisier than) the last one recorded."""
+        self.states.insert(0, x.cpu())
+        self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else rest.cpu())
+        self.errors.insert(0, list(errors))
+
+
+def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
+    """The Inversion of x (B, ...) at sigmas[-1] that ordinary DDIM over the same sigmas undoes.
+
+    denoise(x, i) -> x0_hat at level i, of x's shape. Each jump is solved until its error (see Inversion) is at
+    most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations calls,
+    goes on from its best iterate. Raises FloatingPointError where the model returns no finite numbers.
+    """
+    run, slopes, levels = Inversion(), [], list(zip(alphas, sigmas))
+    coefficients = jumps(alphas, sigmas)
+    for i in reversed(range(len(coefficients))):
+        (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
+        x_s, size = x, hypot(alpha, sigma)
+        # The jump's slope in x if the data were a unit Gaussian; Anderson does what it leaves over.
+        slope = a + b * alpha / size**2
+
+        def evaluate(x_t):
+            x0 = denoise(x_t, i)
+            rest = x_s - a * x_t - b * x0
+            return rest / slope, root_mean_square(rest) / size, x0
+
+        guess = towards_noise(x_s, extrapolated(slopes, atan2(sigma, alpha)), levels[i], levels[i + 1])
+        root = anderson.solve(evaluate, guess, tolerance, max_iterations)
+        run.calls += root.calls
+        if not all(map(isfinite, root.error)):
+            raise FloatingPointError(f"inversion stopped at step {i + 1} (sigma {sigma:.6g}): the model returned values that are not finite")
+        x = root.x
+        solved = [error <= tolerance for error in root.error]
+        rest = anderson.choose(solved, torch.zeros_like(x), x_s - a * x - b * root.kept)
+        run.put(x, rest, root.error)
+        slopes.append((atan2(sigma, alpha), (x - alpha * root.kept) / sigma))
+        del slopes[:-2]
+    return run
+
+
+def ddim(denoise, x, alphas, sigmas):
+    """The Inversion of x (B, ...) at sigmas[-1] with one call a jump. Arguments as of `exact`.
+
+    The noisiest jump is not measured: that would take one call more.
+    """
+    run, levels, coefficients = Inversion(), list(zip(alphas, sigmas)), jumps(alphas, sigmas)
+    last, sums = len(coefficients) - 1, []
+    for i in reversed(range(last + 1)):
+        # At sigma 0 the slope is 0 / 0: the model is asked one level up, with the picture as it is.
+        at = last if sigmas[i + 1] == 0 else i + 1
+        x_in = towards_noise(x, None, levels[at], levels[i + 1])
+        x0 = denoise(x_in, at)
+        if at == i + 1 <= last:
+            a, b, _ = coefficients[at]
+            run.maps[0] = x_s.cpu() - (a * x + b * x0).cpu()
+            run.errors[0] = (root_mean_square(run.maps[0]) / hypot(*levels[at])).tolist()
+        alpha, sigma = levels[at]
+        x_s, x = x, towards_noise(x, (x_in - alpha * x0) / sigma, levels[i], levels[i + 1])
+        sums.append(x.sum())
+        run.put(x)
+    run.calls = last + 1
+    check_finite(sums, sigmas[::-1])
+    return run
+
+
+def noise_maps(denoise, x, alphas, sigmas, eta, noise):
+    """The Inversion of x (B, ...) at sigmas[-1] for 0 < eta <= 1: one call a jump, and replaying it is exact.
+
+    noise(i) -> z ~ N(0, I) of x's shape, from which x_t at level i is drawn: from the forward marginals, each
+    level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's would.
+    """
+    run, levels, sums = Inversion(), list(zip(alphas, sigmas)), []
+    picture, (alpha_end, sigma_end) = x, levels[-1]
+    coefficients = jumps(alphas, sigmas, eta)
+    for i in reversed(range(len(coefficients))):
+        (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
+        keep = alpha / alpha_end
+        x_t = keep * picture + sqrt(max(sigma**2 - (keep * sigma_end) ** 2, 0.0)) * noise(i)
+        rest = x - a * x_t - b * denoise(x_t, i)
+        sums.append(rest.sum())
+        run.put(x_t, rest, [0.0] * len(x))
+        x = x_t
+    run.calls = len(coefficients)
+    check_finite(sums, sigmas[::-1])
+    return run
+
+
+def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None):
+    """Sample from x at sigmas[0] with the recorded maps, on x's device: with the model of the inversion, its picture."""
+    sums = []
+    for i, (a, b, _) in enumerate(jumps(alphas, sigmas, eta)):
+        x0 = denoise(x, i)
+        if callback is not None:
+            callback(i, x, x0)
+        x = a * x + b * x0 + maps[i].to(x)
+        sums.append(x.sum())
+    check_finite(sums, sigmas)
+    return x
+
+
+def towards_noise(x_s, eps, t, s):
+    """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise. t, s: (alpha, sigma)."""
+    keep = t[0] / s[0]
+    return keep * x_s if eps is None else keep * x_s + (t[1] - keep * s[1]) * eps
+
+
+def extrapolated(slopes, angle):
+    """eps_hat at atan2(sigma, alpha) = angle, from the last two (angle, eps_hat); None without any."""
+    if len(slopes) < 2 or slopes[-1][0] == slopes[-2][0]:
+        return slopes[-1][1] if slopes else None
+    (earlier, eps_earlier), (later, eps_later) = slopes
+    return torch.lerp(eps_earlier, eps_later, (angle - earlier) / (later - earlier))
+
+
+def root_mean_square(x):
+    """Of each picture: (B, ...) -> (B,)."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def gaussianity(noise):
+    """(standard deviation, correlation of neighbours) of noise (..., H, W); a Gaussian has (1, 0).
+
+    The correlation is that of pixels side by side or on top of one another, the mean of each channel taken away.
+    """
+    noise = noise.double()
+    deviation = noise.square().mean().sqrt().item()
+    centred = noise - noise.mean((-2, -1), keepdim=True)
+    pairs = [centred[..., 1:, :] * centred[..., :-1, :], centred[..., 1:] * centred[..., :-1]]
+    pairs = torch.cat([pair.flatten() for pair in pairs])
+    variance = centred.square().mean()
+    return deviation, (pairs.mean() / variance).item() if len(pairs) and variance > 0 else 0.0
