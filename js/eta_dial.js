@@ -1,7 +1,7 @@
 // A dial beside the eta widget: 0 is DDIM, 1 is DDPM. The widget stays what holds the value.
 
 import { app } from "../../scripts/app.js";
-import { addPart, linkedSlot, make, rememberForUndo, setWidget, svg, widgetOf } from "./graph.js";
+import { addPart, beginStep, endStep, linkedSlot, make, rememberForUndo, setWidget, svg, widgetOf } from "./graph.js";
 import { watch } from "./watch.js";
 
 const HEIGHT = 62;
@@ -79,6 +79,7 @@ function listen(knob, get, set) {
     knob.focus();
     knob.setPointerCapture(event.pointerId);
     start = { x: event.clientX, y: event.clientY, value: get() };
+    beginStep();
   });
   knob.addEventListener("pointermove", (event) => {
     if (!start) return;
@@ -87,7 +88,10 @@ function listen(knob, get, set) {
     const value = start.value + (event.shiftKey ? moved / 10 : moved);
     set(value < SNAP ? 0 : value > 1 - SNAP ? 1 : Math.round(value * 100) / 100);
   });
-  for (const end of ["pointerup", "pointercancel"]) knob.addEventListener(end, () => (start = undefined));
+  knob.addEventListener("lostpointercapture", () => {
+    if (start) endStep();
+    start = undefined;
+  });
 
   knob.addEventListener("focus", () => (knob.dataset.captureWheel = "true")); // the page's own mark for this
   knob.addEventListener("blur", () => delete knob.dataset.captureWheel);

@@ -29,19 +29,24 @@ export function setWidget(node, widget, value) {
   node.graph?.setDirtyCanvas?.(true, true);
 }
 
-/** Run `change` as one step of the page's undo. */
+/** What changes between these two is one step of the page's undo. */
+export const beginStep = () => app.canvas.emitBeforeChange();
+export const endStep = () => app.canvas.emitAfterChange();
+
 export function asOneStep(change) {
-  app.canvas.emitBeforeChange();
+  beginStep();
   try {
     return change();
   } finally {
-    app.canvas.emitAfterChange();
+    endStep();
   }
 }
 
 /** Let the page's undo notice changes that no click or key of its own told it of. */
 export function rememberForUndo() {
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState?.();
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  if (tracker?.captureCanvasState) tracker.captureCanvasState();
+  else tracker?.checkState?.(); // its name in older frontends
 }
 
 /** Call `after` behind a callback of the node that may exist already. */
@@ -65,6 +70,12 @@ export function addPart(node, name, element, height) {
   const options = { serialize: false, hideOnZoom: true, margin: 6, getMinHeight: () => height, getMaxHeight: () => height };
   const widget = node.addDOMWidget(name, "ddim", element, options);
   widget.serialize = false;
+  const grow = () => {
+    const [width, height] = node.computeSize();
+    node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
+  };
+  chain(node, "onConfigure", grow); // a file may come from a page without this part
+  grow();
   return widget;
 }
 

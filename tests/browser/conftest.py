@@ -1,4 +1,4 @@
-"""A headless Chromium on the real page of a real server: the frontend of this ComfyUI and the newest one, each in both renderers.
+"""A headless Chromium on the real page of a real server: the frontend of this ComfyUI in both renderers, and the newest one.
 
 The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target .comfyui/frontend comfyui-frontend-package).
 Screenshots go to .comfyui/screenshots.
@@ -6,6 +6,7 @@ Screenshots go to .comfyui/screenshots.
 
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import folder_paths
@@ -37,24 +38,34 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="session", params=["shipped", "newest"])
-def server(request, chromium, tmp_path_factory):
-    """A server with this pack alone and one of the two frontends."""
+@pytest.fixture(scope="session")
+def servers(chromium, tmp_path_factory):
+    """Starts a server with this pack alone and one of the two frontends, or gives the one that runs."""
+    running = {}
     comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
-    arguments = this_pack_alone(comfyui.folder)
-    if request.param == "newest":
-        if not NEWEST.is_dir():
-            pytest.skip("the newest frontend is not there (tests/browser/conftest.py tells where it goes)")
-        arguments = [*arguments, "--front-end-root", str(NEWEST)]
-    with Server(comfyui, tmp_path_factory.mktemp("output"), arguments) as running:
-        running.frontend = request.param
-        yield running
+    with ExitStack() as stack:
+
+        def serve(frontend):
+            if frontend not in running:
+                arguments = this_pack_alone(comfyui.folder)
+                if frontend == "newest":
+                    if not NEWEST.is_dir():
+                        pytest.skip("the newest frontend is not there (tests/browser/conftest.py tells where it goes)")
+                    arguments = [*arguments, "--front-end-root", str(NEWEST)]
+                running[frontend] = stack.enter_context(Server(comfyui, tmp_path_factory.mktemp("output"), arguments))
+            return running[frontend]
+
+        yield serve
 
 
-@pytest.fixture(scope="session", params=["canvas", "nodes2"])
-def page(request, server, chromium):
+PAGES = [("shipped", "canvas"), ("shipped", "nodes2"), ("newest", "nodes2")]
+
+
+@pytest.fixture(scope="session", params=PAGES, ids="-".join)
+def page(request, chromium, servers):
     """The page, loaded once for each frontend and renderer."""
-    desk = Desk(chromium, server, request.param, SCREENSHOTS)
+    frontend, renderer = request.param
+    desk = Desk(chromium, servers(frontend), renderer, SCREENSHOTS / "-".join(request.param))
     yield desk
     desk.close()
 

@@ -19,7 +19,7 @@ class Desk:
     """One open page. Nodes are named by their title or type."""
 
     def __init__(self, chromium, server, renderer, screenshots):
-        self.server, self.renderer, self.screenshots = server, renderer, screenshots / f"{server.frontend}-{renderer}"
+        self.server, self.screenshots = server, screenshots
         self.set({**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
         self.context = chromium.new_context(viewport={"width": 1600, "height": 1000})
         self.context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
@@ -58,7 +58,7 @@ class Desk:
         self.load({"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4})
 
     def load(self, workflow):
-        self.run("await app.loadGraphData(it, true, true); window.ran.length = 0", workflow)
+        self.run("await app.loadGraphData(it, true, true, app.extensionManager.workflow.activeWorkflow); window.ran.length = 0", workflow)
         self.page.wait_for_timeout(300)  # both renderers draw what was loaded
 
     def add(self, kind, **values):
@@ -91,6 +91,11 @@ class Desk:
 
     def command(self, name):
         self.run("await app.extensionManager.command.execute(it)", name)
+
+    def remember(self):
+        """Let the page's undo take what the test made up to here as a step of its own."""
+        self.run("app.canvas.emitBeforeChange(); app.canvas.emitAfterChange()")
+        self.page.wait_for_timeout(150)  # newer frontends merge what follows within 50 ms
 
     def undo(self):
         self.page.keyboard.press("Control+z")

@@ -39,7 +39,7 @@ def test_dragging_turns_it_and_rests_on_the_stops(dial):
 
 
 def test_one_drag_is_one_undo_step(dial):
-    dial.run("app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    dial.remember()
     x, y = middle(dial.find(".ddim-knob"))
     dial.page.mouse.move(x, y)
     dial.page.mouse.down()

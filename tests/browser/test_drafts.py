@@ -18,13 +18,13 @@ def drafts(desk):
     for name in ("width", "height"):
         desk.change("EmptyLatentImage", name, 64)
     desk.change("Seed of both", "control_after_generate", "fixed")
-    desk.run("app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    desk.remember()
     return desk
 
 
 def test_only_the_chosen_branch_runs_and_nothing_cached_runs_again(drafts):
     draft, final, switch = (drafts.id(title) for title in ("Draft", "Final", "DDIMDraftSwitch"))
-    drafts.change("Prompt", "text", f"red heart {drafts.server.frontend} {drafts.renderer}")  # nothing of it in the cache yet
+    drafts.change("Prompt", "text", f"red heart {drafts.screenshots.name}")  # nothing of it in the cache yet
 
     [entry] = drafts.finished(lambda: drafts.run("await app.queuePrompt(0, 1)"))
     assert draft in drafts.ran() and final not in drafts.ran()
@@ -52,7 +52,7 @@ def test_branches_of_two_types_are_refused(drafts):
 
 def test_buttons_and_key_turn_every_switch_and_undo_turns_them_back(drafts):
     drafts.run("const s = LiteGraph.createNode('DDIMDraftSwitch'); s.title = 'Second'; s.pos = [1140, 700]; app.graph.add(s)")
-    drafts.run("app.extensionManager.workflow.activeWorkflow.changeTracker.checkState()")
+    drafts.remember()
 
     def both():
         return [drafts.value(title, "use_final") for title in ("DDIMDraftSwitch", "Second")]

@@ -17,10 +17,8 @@ def test_example(desk, path):
     desk.screenshot(f"example_{path.stem}")
 
     prompt = desk.prompt()
-    converted = to_prompt(workflow, desk.server.get("/object_info"))
-    assert {key: (node["class_type"], node["inputs"]) for key, node in prompt.items()} == {
-        key: (node["class_type"], node["inputs"]) for key, node in converted.items()
-    }
+    info = desk.server.get("/object_info")
+    assert inputs(prompt, info) == inputs(to_prompt(workflow, info), info)
 
     saved = desk.workflow()
     assert values(saved) == values(workflow)
@@ -29,11 +27,22 @@ def test_example(desk, path):
     assert essence(desk.workflow()) == essence(saved)
 
 
+def inputs(prompt, info):
+    """Type and inputs of every node; without what only the page knows of, such as the text that PreviewAny shows."""
+    declared = {kind: {name for group in ("required", "optional") for name in node["input"].get(group, {})} for kind, node in info.items()}
+    return {
+        key: (node["class_type"], {name: value for name, value in node["inputs"].items() if name in declared[node["class_type"]]})
+        for key, node in prompt.items()
+    }
+
+
 def values(workflow):
     return {node["id"]: (node["type"], node.get("widgets_values") or []) for node in workflow["nodes"]}
 
 
 def essence(workflow):
-    """A workflow without its sizes, which each renderer measures for itself."""
-    nodes = {node["id"]: {key: value for key, value in node.items() if key not in ("size", "order")} for node in workflow["nodes"]}
-    return nodes, workflow["links"], workflow["groups"]
+    """A workflow without the sizes, which each renderer measures for itself, and with places in whole pixels."""
+    leave_out = ("size", "order", "pos")
+    nodes = {node["id"]: {key: value for key, value in node.items() if key not in leave_out} for node in workflow["nodes"]}
+    places = {node["id"]: [round(number) for number in node["pos"]] for node in workflow["nodes"]}
+    return nodes, places, workflow["links"], workflow["groups"]

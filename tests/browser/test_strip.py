@@ -49,3 +49,17 @@ def test_a_linked_input_is_not_guessed(desk):
     )
     desk.wait(lambda: desk.find(".ddim-caption").text_content().startswith("steps comes from a link"))
     assert drawn(desk) == []
+
+
+def test_parts_lie_within_their_node(desk):
+    """A new node, and one from a file that was saved without the parts."""
+    desk.add("DDIMKSampler")
+    saved = desk.workflow()
+    for size in (None, [300, 200]):
+        if size:
+            saved["nodes"][0]["size"] = size
+            desk.load(saved)
+        low = desk.run("const node = find('DDIMKSampler'); return (node.pos[1] + node.size[1] + app.canvas.ds.offset[1]) * app.canvas.ds.scale")
+        top = desk.page.locator("#graph-canvas").bounding_box()["y"]
+        box = desk.find(".ddim-strip").bounding_box()
+        assert box["y"] + box["height"] <= top + low

@@ -1,0 +1,61 @@
+"""In-app help and translations: complete, and true to the nodes."""
+
+import asyncio
+import json
+import sys
+
+import pytest
+from conftest import ROOT
+
+DOCS = ROOT / "js" / "docs"
+LOCALE = ROOT / "locales" / "en"
+
+
+def all_nodes():
+    extension = asyncio.run(sys.modules["ddim_toolkit"].comfy_entrypoint())
+    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())}
+
+
+NODES = all_nodes()
+
+
+def inputs(info):
+    return {name: options for group in ("required", "optional") for name, (_, options) in info["input"].get(group, {}).items()}
+
+
+def translation(info):
+    """A node's entry in nodeDefs.json, in the words of its own schema."""
+    names = {name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]} for name, options in inputs(info).items()}
+    outputs = {str(i): {"name": name, "tooltip": info["output_tooltips"][i]} for i, name in enumerate(info["output_name"])}
+    return {"display_name": info["display_name"], "description": info["description"], "inputs": names, "outputs": outputs}
+
+
+def test_every_node_is_in_the_translations(request):
+    """After a change of names or tooltips: run this file once with --update-schemas, and read the diff."""
+    path = LOCALE / "nodeDefs.json"
+    found = {name: translation(info) for name, info in sorted(NODES.items())}
+    if request.config.getoption("--update-schemas"):
+        path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == found
+
+
+def test_every_command_is_in_the_translations():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js"))
+    for key, entry in json.loads((LOCALE / "commands.json").read_text(encoding="utf-8")).items():
+        assert f'"{key.replace("_", ".", 1)}"' in text and f'label: "{entry["label"]}"' in text, key
+    assert text.count("label: ") == len(json.loads((LOCALE / "commands.json").read_text(encoding="utf-8"))) + 3  # the top bar's buttons
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_help(name):
+    """A page for each node that names every input and output, with an example and a source."""
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {NODES[name]['display_name']}\n")
+    for heading in ("## Inputs", "## Outputs", "## Example", "## Source"):
+        assert f"\n{heading}\n" in text
+    for label in [*inputs(NODES[name]), *NODES[name]["output_name"]]:
+        assert f"- **{label}**: " in text, label
+
+
+def test_no_help_for_nodes_that_are_gone():
+    assert {path.stem for path in DOCS.glob("*.md")} <= set(NODES)
