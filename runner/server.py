@@ -84,9 +84,14 @@ class Server:
     def get(self, path: str):
         return json.loads(self.get_bytes(path))
 
-    def queue(self, prompt: dict) -> dict:
-        """Run a prompt through the queue and wait for it: its history entry. Raises RunError with the host's reasons."""
-        body = json.dumps({"prompt": prompt}).encode()
+    def queue(self, prompt: dict, workflow: dict | None = None) -> dict:
+        """Run a prompt through the queue and wait for it: its history entry. Raises RunError with the host's reasons.
+
+        `workflow` is the page's file, which goes into the saved pictures beside the prompt."""
+        body = {"prompt": prompt}
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        body = json.dumps(body).encode()
         request = urllib.request.Request(self.url + "/prompt", body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as response:

@@ -1,0 +1,155 @@
+"""Every example workflow: its file is clean, and the real queue runs it on the shipped model."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import pytest
+from conftest import ROOT
+from ddim_toolkit.demo import pictures as demo_pictures
+from ddim_toolkit.runner import gallery
+from ddim_toolkit.runner.comfyui import ComfyUI
+from ddim_toolkit.runner.server import Server
+from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
+from PIL import Image
+
+MOST = {"steps": 5, "step": 2, "frames": 3, "rows": 2}  # the thumbnails are drawn with all; here the graph is what is tested
+EVERY = pytest.mark.parametrize("name", gallery.names())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=np.float32) / 255
+
+
+@EVERY
+def test_the_file_is_clean(name):
+    workflow = gallery.read(name)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert len(nodes) == len(workflow["nodes"]) and workflow["last_node_id"] == max(nodes)
+    assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
+    for number, origin, slot, target, place, kind in workflow["links"]:
+        assert number in nodes[origin]["outputs"][slot]["links"]
+        assert nodes[target]["inputs"][place]["link"] == number
+        assert "*" in (kind, given := nodes[origin]["outputs"][slot]["type"]) or given == kind
+        assert nodes[origin]["pos"][0] <= nodes[target]["pos"][0], "read from left to right"
+    ends = sum(len(each["links"] or []) for node in nodes.values() for each in node["outputs"])
+    starts = sum(each["link"] is not None for node in nodes.values() for each in node["inputs"])
+    assert ends == starts == len(workflow["links"])
+
+
+@EVERY
+def test_one_note_says_what_to_try_and_groups_hold_the_rest(name):
+    workflow = gallery.read(name)
+    [note] = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+    assert "### Try" in note["widgets_values"][0] and ("DDIM Demo Model" in note["widgets_values"][0])
+    assert workflow["groups"]
+    for node in workflow["nodes"]:
+        if node is not note:
+            assert any(inside(node, group["bounding"]) for group in workflow["groups"]), node["type"]
+
+
+def inside(node, bounding):
+    left, top, width, height = bounding
+    x, y = node["pos"]
+    return left <= x and top <= y and x + node["size"][0] <= left + width and y + node["size"][1] <= top + height
+
+
+@EVERY
+def test_the_queue_runs_it(server, info, name):
+    prompt = gallery.runnable(name, info)
+    for node in prompt.values():
+        inputs = node["inputs"]
+        for key, most in MOST.items():
+            if isinstance(inputs.get(key), int):
+                inputs[key] = min(inputs[key], most)
+    entry = server.queue(prompt)
+    wanted = {key for key, node in prompt.items() if info[node["class_type"]]["output_node"]}
+    assert wanted and wanted == set(entry["outputs"])
+    shown = gallery.pictures(server, gallery.read(name), entry)
+    assert shown
+    for title, files in shown:
+        for file in files:
+            assert pixels(file).std() > 0.05
+    for title, [file, *_] in shown:
+        if title.endswith("back"):
+            given = demo_pictures.load(gallery.STAND_INS[name]["picture"])[0].numpy()
+            assert np.abs(pixels(file) - given).mean() < 0.05
+
+
+def test_checkpoints_can_be_fetched():
+    found = 0
+    for name in gallery.names():
+        for node in gallery.read(name)["nodes"]:
+            if node["type"] == "CheckpointLoaderSimple":
+                [model] = node["properties"]["models"]
+                assert set(model) == {"name", "url", "directory"} and node["widgets_values"] == [model["name"]]
+                assert model["url"].startswith("https://") and model["url"].endswith(f"/resolve/main/{model['name']}")
+                assert model["directory"] in folder_paths.folder_names_and_paths
+                found += 1
+    assert found == len(gallery.STAND_INS) == 4
+
+
+def test_a_saved_picture_holds_its_recipe(server, info):
+    """Read back from the PNG, queued again: the same picture. So does the page's workflow in it."""
+    workflow = gallery.read("draft_next_to_final")
+    prompt = to_prompt(workflow, info)
+    [draft] = [node for node in prompt.values() if node["class_type"] == "DDIMKSampler"]
+    [sampler] = [node for node in workflow["nodes"] if node["type"] == "DDIMKSampler"]
+    recipe = {"seed": 12345678901234567890, "steps": 4, "cfg": 3.5, "eta": 0.3, "stride": "quadratic", "denoise": 1.0}
+    draft["inputs"].update(recipe)
+    sampler["widgets_values"] = [recipe.pop("seed"), "fixed", *recipe.values()]
+    assert to_prompt(workflow, info) == prompt
+
+    files = drawn(server, prompt, workflow)
+    information = Image.open(io.BytesIO(files["draft"])).info
+    read = json.loads(information["prompt"])
+    [inputs] = [node["inputs"] for node in read.values() if node["class_type"] == "DDIMKSampler"]
+    assert inputs | recipe == inputs and inputs["seed"] == 12345678901234567890
+    assert json.loads(information["workflow"]) == workflow
+
+    for seed, again in enumerate((read, to_prompt(json.loads(information["workflow"]), info))):
+        draft["inputs"]["seed"] = seed
+        other = drawn(server, prompt)  # so that the queue's cache does not answer the next one
+        repeated = drawn(server, again)
+        assert (pixels(repeated["draft"]) == pixels(files["draft"])).all()
+        assert (pixels(repeated["draft"]) != pixels(other["draft"])).any()
+
+
+def drawn(server, prompt, workflow=None):
+    outputs = server.queue(prompt, workflow)["outputs"]
+    return {prompt[key]["inputs"]["filename_prefix"]: server.image(output["images"][0]) for key, output in outputs.items()}
+
+
+def test_the_subgraph_is_offered_and_made_of_nodes_that_exist(server, info):
+    [name] = [path.stem for path in (ROOT / "subgraphs").glob("*.json")]
+    [[key, offered]] = [each for each in server.get("/global_subgraphs").items() if each[1]["name"] == name]
+    blueprint = json.loads(server.get(f"/global_subgraphs/{key}")["data"])
+    [graph] = blueprint["definitions"]["subgraphs"]
+    assert [node["type"] for node in blueprint["nodes"]] == [graph["id"]] and graph["name"] == name
+    assert {node["type"] for node in graph["nodes"]} <= set(info) - PAGE_ONLY
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for link in graph["links"]:
+        origin, target = nodes.get(link["origin_id"]), nodes.get(link["target_id"])
+        if origin:
+            assert link["id"] in origin["outputs"][link["origin_slot"]]["links"]
+        else:
+            assert link["id"] in graph["inputs"][link["origin_slot"]]["linkIds"]
+        if target:
+            assert target["inputs"][link["target_slot"]]["link"] == link["id"]
+        else:
+            assert graph["outputs"][link["target_slot"]]["linkIds"] == [link["id"]]
