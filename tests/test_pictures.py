@@ -1,0 +1,83 @@
+"""Schedule plot and film strip."""
+
+import math
+
+import analytic
+import pytest
+import torch
+from comfy.model_base import ModelType
+from ddim_toolkit.host import plot, schedule, trajectory
+from ddim_toolkit.host.model import model_sampling
+from ddim_toolkit.nodes.pictures import DDIMSchedulePlot, DDIMTrajectory
+from ddim_toolkit.nodes.sampling import DDIMKSampler
+
+LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
+
+
+def colour_columns(image, colour):
+    """Columns of the timeline's row in which a colour is."""
+    wanted = torch.tensor([int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)])
+    return (image[0, 600:740] - wanted).abs().amax(-1).lt(0.02).any(0).nonzero().flatten()
+
+
+def test_marks_stand_where_the_timesteps_are():
+    model = analytic.model()
+    sigmas = schedule.custom_sigmas(model, "999, 500, 0")
+    image = plot.schedules([("mine", sigmas.tolist())], model_sampling(model))
+    assert image.shape == (1, plot.HEIGHT, plot.WIDTH, 3) and image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
+    columns = colour_columns(image, plot.COLOURS[0])
+    left, right = 96, plot.WIDTH - 40
+    for place in (0.0, 499 / 999, 1.0):
+        assert (columns - (left + place * (right - left))).abs().min() <= 2
+    assert columns.numel() < 60  # three marks, nothing else
+
+
+def test_plot_node_shows_one_to_four(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    given = [torch.tensor([10.0, 3.0, 1.0, 0.2 * k, 0.0]) for k in (1, 2, 3, 4)]
+    for count in (1, 2, 3, 4):
+        result = DDIMSchedulePlot.execute(*given[:count])
+        assert all((result.args[0] - plot_colour(k)).abs().amax(-1).lt(0.02).any() == (k < count) for k in range(4))
+        assert result.ui.as_dict()["images"]
+    with pytest.raises(ValueError, match="sigmas_b"):
+        DDIMSchedulePlot.execute(given[0], torch.tensor([1.0, 2.0]))
+
+
+def plot_colour(k):
+    return torch.tensor([int(plot.COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def test_plot_draws_a_single_jump_and_equal_levels():
+    for sigmas in ([5.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.5]):
+        assert plot.schedules([("", sigmas)]).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW])
+def test_film_strip_ends_in_the_picture_that_the_sampler_makes(kind):
+    model = analytic.model(kind, analytic.four_modes())
+    c = analytic.CONDITIONING
+    strip, latent, _ = DDIMTrajectory.execute(model, 3, 6, 1.0, 0.5, "trailing", c, c, LATENT, 1.0).args
+    expected = DDIMKSampler.execute(model, 3, 6, 1.0, 0.5, "trailing", c, c, LATENT, 1.0).args[0]["samples"]
+    assert strip["samples"].shape == (6, 4, 8, 8)
+    assert torch.equal(latent["samples"], expected)
+    torch.testing.assert_close(strip["samples"][-1:], expected)
+    own = torch.tensor([0.9, 0.4, 0.0])
+    assert len(DDIMTrajectory.execute(model, 3, 6, 1.0, 0.0, "trailing", c, c, LATENT, 1.0, own).args[0]["samples"]) == 2
+
+
+def test_table_holds_the_textbook_jump():
+    """alpha_bar .36 -> .64: a = .6 / .8, b = .8 - a .6."""
+    sampling = model_sampling(analytic.model())
+    levels = [math.sqrt(1 / 0.36 - 1), math.sqrt(1 / 0.64 - 1), 0.0]
+    lines = trajectory.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]).splitlines()
+    first = [float(word) for word in lines[1].split()]
+    assert first[3:] == pytest.approx([0.36, levels[0], 0.75, 0.35, 0.0, 1.0], abs=1e-5)
+    assert lines[2].split()[2] == "end" and [float(word) for word in lines[2].split()[5:]] == pytest.approx([0.0, 1.0, 0.0, 0.5])
+
+
+def test_table_of_a_flow_model_is_in_its_own_frame():
+    sampling = model_sampling(analytic.model(ModelType.FLOW))
+    first = trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]).splitlines()[1].split()
+    assert [float(word) for word in first[3:]] == pytest.approx([0.04, 0.8, 0.5, 0.5, 0.0, 1.0], abs=1e-5)
