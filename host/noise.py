@@ -127,9 +127,13 @@ class InterpolatedNoise:
         if max(indices, default=0) >= total:
             raise ValueError(f"latent_image: it asks for picture {max(indices)}, but the interpolation has the pictures 0 to {total - 1}. "
                              "Connect the latent that comes out of the interpolation.")
-        corners = [_ask(noise, latents.empty(latent, self.pictures), f"noise_{letter}") for noise, letter in zip(self.corners, "abcd")]
+        whole = latents.empty(latent, self.pictures)
+        for many, one in zip(latents.parts(whole), parts):  # inverted noise asks what picture it is added to
+            for place, index in enumerate(indices):
+                many[index // (self.rows * self.frames)] = one[place]
+        corners = [_ask(noise, whole, f"noise_{letter}") for noise, letter in zip(self.corners, "abcd")]
         if self.mode == "variation":
-            corners[1] = _ask(self.corners[1], latents.empty(latent, indices), "noise_b")
+            corners[1] = _ask(self.corners[1], {"samples": latent["samples"], "batch_index": indices}, "noise_b")
         morphed = []
         for part in range(len(parts)):
             here = [corner[part] for corner in corners]
@@ -168,8 +172,9 @@ class ShiftedNoise:
 
 
 def to_latent(noise, latent, model=None):
-    """`latent` with the drawn noise as its samples; with a model, in the scale in which a sampler returns them."""
-    samples = latents.join(_ask(noise, latent, "noise"), latent)
+    """`latent` with the noise that is drawn for an empty latent of its kind; with a model, in the scale in which a sampler returns it."""
+    empty = latents.empty(latent, latents.batch_indices(latent))
+    samples = latents.join(_ask(noise, empty, "noise"), latent)
     return latent | {"samples": samples if model is None else model.get_model_object("process_latent_out")(samples)}
 
 

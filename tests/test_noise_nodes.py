@@ -195,3 +195,26 @@ def test_noise_of_another_pack_is_checked():
     for noise, words in ((torch.full((1, 4, 8, 8), torch.inf), "plus: its noise holds NaN or infinite"), (torch.zeros(1, 4, 9, 8), "plus: it gives noise of shape 1x4x9x8")):
         with pytest.raises(ValueError, match=words):
             drawn(DDIMNoiseArithmetic.execute(A, Foreign(noise), B, 1.0).args[0], empty(1, 4, 8, 8))
+
+
+class AddedTo:
+    """As inverted noise does: what is drawn makes up for the picture that it is added to."""
+
+    seed = 0
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def generate_noise(self, latent):
+        return self.noise.generate_noise(latent) - latent["samples"]
+
+
+def test_noise_that_looks_at_the_picture():
+    picture = {"samples": torch.linspace(-1, 1, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)}
+    noise, latent = interpolate(AddedTo(A), AddedTo(B), picture, 3, "slerp")
+    frames = drawn(noise, latent)
+    assert torch.equal(frames[[0, 3]], drawn(AddedTo(A), picture)) and torch.equal(frames[[2, 5]], drawn(AddedTo(B), picture))
+    alone = host.LatentFromBatch().frombatch(latent, 4, 1)[0]
+    assert torch.equal(drawn(noise, alone), frames[4:5])
+    as_latent = DDIMLatentFromNoise.execute(AddedTo(A), picture).args[0]
+    assert torch.equal(as_latent["samples"], drawn(A, picture))
