@@ -36,6 +36,9 @@ def main():
     if unknown:
         parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     start(os.environ["COMFYUI_PATH"], *([] if torch.cuda.is_available() else ["--cpu"]))
+    import comfy.utils
+
+    comfy.utils.set_progress_bar_enabled(False)
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.names or NAMES:
         table = importlib.import_module(f"bench.{name}").main(options.folder)
