@@ -13,7 +13,7 @@ from tqdm.auto import trange
 from ..ddim import solve
 from . import latents
 from .model import alphas, check_sigmas
-from .noise import batch_noise
+from .noise import batch_noise, latent_noise
 
 
 def ddim_sampler(**options):
@@ -87,8 +87,7 @@ def stream(sigma, noise_seed):
 def run(model, seed, cfg, positive, negative, latent, sampler, sigmas):
     """Sample a LATENT with previews and progress: (LATENT, LATENT of the last x0_hat)."""
     latent = latents.check(latent, model)
-    samples = latent["samples"]
-    noise = comfy.sample.prepare_noise(samples, seed, latent.get("batch_index"))
+    samples, noise = latent["samples"], latent_noise(latent, seed)
     last = {}
     output = comfy.sample.sample_custom(
         model, noise, cfg, sampler, sigmas, positive, negative, samples, noise_mask=latent.get("noise_mask"), seed=seed,
