@@ -1,6 +1,6 @@
 """The demo through a real server's queue, on the pack installed the ordinary way."""
 
-import asyncio
+import importlib
 import io
 import json
 import shutil
@@ -12,7 +12,7 @@ import folder_paths
 import numpy as np
 import pytest
 from conftest import ROOT
-from ddim_toolkit.nodes import DDIMToolkit
+from ddim_toolkit import nodes
 from ddim_toolkit.runner import demo
 from ddim_toolkit.runner.comfyui import ComfyUI, RunError
 from ddim_toolkit.runner.server import Server
@@ -62,7 +62,8 @@ def assert_picture(image: np.ndarray) -> None:
 def test_a_copy_in_custom_nodes_adds_the_nodes(server):
     info = server.get("/object_info")
     own = {name for name, node in info.items() if node["python_module"] == "custom_nodes.ddim-copy"}
-    assert own == {node.GET_SCHEMA().node_id for node in asyncio.run(DDIMToolkit().get_node_list())}
+    families = [importlib.import_module(f"{nodes.__name__}.{family}") for family in nodes.FAMILIES]
+    assert own == {node.GET_SCHEMA().node_id for family in families for node in family.NODES}
 
 
 def test_the_page_offers_the_examples_with_their_pictures(server):
