@@ -28,8 +28,8 @@ class Desk:
         self.complaints = []
         self.page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
         self.page.on("console", self.hear)
-        self.page.goto(server.url)
-        self.page.wait_for_function("() => !!window.LiteGraph?.registered_node_types?.DDIMDraftSwitch && !!window.app?.extensionManager", timeout=60_000)
+        self.page.goto(server.url, timeout=90_000)
+        self.page.wait_for_function("() => !!window.LiteGraph?.registered_node_types?.DDIMDraftSwitch && !!window.app?.extensionManager", timeout=90_000)
         self.page.wait_for_function("() => document.querySelectorAll('.p-dialog-mask').length === 0 && !!window.app.graph")
         self.run("window.ran = []; app.api.addEventListener('executing', e => e.detail && window.ran.push(String(e.detail.node ?? e.detail)))")
 
