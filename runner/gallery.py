@@ -19,7 +19,7 @@ from .server import Server
 from .workflow import to_prompt
 
 EXAMPLES = CHECKOUT / "example_workflows"
-SIDE, MARGIN, LINE = 300, 10, 30  # pixels
+WIDTH, MARGIN, LINE = 610, 10, 30  # pixels
 INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
 # For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the prompt's node.
 # The picture is what takes the place of Load Image.
@@ -67,30 +67,45 @@ def pictures(server: Server, workflow: dict, entry: dict) -> list[tuple[str, lis
 
 
 def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
-    """Up to four pictures in two columns, each over its title, as an RGB picture; more pictures in as many columns as make a square."""
+    """Pictures in rows, each node's first over its title, as an RGB picture: two to four in a row. Wide ones have a row of their own."""
     from PIL import Image, ImageDraw, ImageFont
 
-    single = len(shown) == 1 and len(shown[0][1]) > 1
-    cells = [(title if index == 0 and not single else "", file) for title, files in shown for index, file in enumerate(files)]
-    columns = min(2, len(cells)) if len(cells) <= 4 else round(len(cells) ** 0.5 + 0.49)
-    width = (2 * SIDE + MARGIN - (columns - 1) * MARGIN) // columns if columns > 1 else 2 * SIDE
-    opened = [(title, Image.open(io.BytesIO(file)).convert("RGB")) for title, file in cells]
-    heights = [round(width * picture.height / picture.width) for _, picture in opened]
-    line = LINE if any(title for title, _ in opened) else MARGIN
-    rows = [range(start, min(start + columns, len(opened))) for start in range(0, len(opened), columns)]
-    total = sum(max(heights[index] for index in row) + line for row in rows) + MARGIN + (LINE if remark else 0)
-    page = Image.new("RGB", (2 * SIDE + 3 * MARGIN, total), PAPER)
+    cells = []
+    for title, files in shown:
+        stills = [still for file in files for still in frames(Image.open(io.BytesIO(file)))]
+        cells += [(title if index == 0 and len(shown) > 1 else "", still) for index, still in enumerate(stills)]
+    columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) < 10 else 4)
+    rows = [[]]
+    for cell in cells:
+        wide = cell[1].width > 1.5 * cell[1].height
+        if wide or len(rows[-1]) == columns:
+            rows.append([])
+        rows[-1].append(cell)
+        if wide:
+            rows.append([])
+    rows = [row for row in rows if row]
+    line = LINE if any(title for title, _ in cells) else MARGIN
+    sizes = [(WIDTH - (many - 1) * MARGIN) // many for many in (columns if row[0][1].width <= 1.5 * row[0][1].height else 1 for row in rows)]
+    heights = [max(round(size * still.height / still.width) for _, still in row) for row, size in zip(rows, sizes)]
+    page = Image.new("RGB", (WIDTH + 2 * MARGIN, MARGIN + sum(heights) + line * len(rows) + (LINE if remark else 0)), PAPER)
     pen, font, small = ImageDraw.Draw(page), ImageFont.load_default(19), ImageFont.load_default(16)
     top = MARGIN
-    for row in rows:
-        for place, index in enumerate(row):
-            title, picture = opened[index]
-            left = MARGIN + place * (width + MARGIN)
-            page.paste(picture.resize((width, heights[index]), Image.Resampling.LANCZOS), (left, top))
-            pen.text((left + 2, top + heights[index] + 3), title, INK, font)
-        top += max(heights[index] for index in row) + line
+    for row, size, height in zip(rows, sizes, heights):
+        for place, (title, still) in enumerate(row):
+            left = MARGIN + place * (size + MARGIN)
+            page.paste(still.resize((size, round(size * still.height / still.width)), Image.Resampling.LANCZOS), (left, top))
+            pen.text((left + 2, top + height + 3), title, INK, font)
+        top += height + line
     pen.text((MARGIN + 2, top), remark, FAINT, small)
     return page
+
+
+def frames(picture, most: int = 6):
+    """A still, or up to `most` frames of a film, the first and the last among them."""
+    count = getattr(picture, "n_frames", 1)
+    for index in sorted({round(k * (count - 1) / (most - 1)) for k in range(most)}):
+        picture.seek(index)
+        yield picture.convert("RGB")
 
 
 def draw(server: Server, name: str) -> Path:
