@@ -1,22 +1,23 @@
-// Text that a node of this pack gives after a run (the inversion's error, a measured schedule), shown on the node.
+// The report of a run (an inversion's error, what a measured schedule cost), shown on the node that gives it.
 
 import { app } from "../../scripts/app.js";
 import { addPart, chain, make } from "./graph.js";
+import "./eta_dial.js"; // first: the dial stands above the report
 
 const HEIGHT = 102;
+const NODES = ["DDIMInversion", "DDIMAdaptiveScheduler"];
 
 app.registerExtension({
   name: "DDIMToolkit.Report",
   nodeCreated(node) {
-    if (!node.comfyClass?.startsWith("DDIM")) return;
-    let element;
+    if (!NODES.includes(node.comfyClass)) return;
+    // There from the start: Nodes 2.0 does not show parts that come later.
+    const element = make("div", { class: "ddim-report ddim-empty", tabindex: 0, "data-capture-wheel": "true" }, "A run writes its report here.");
+    addPart(node, "report", element, HEIGHT);
     chain(node, "onExecuted", (output) => {
       if (!output?.text) return;
-      if (!element) {
-        element = make("div", { class: "ddim-report", tabindex: 0, "data-capture-wheel": "true" });
-        addPart(node, "report", element, HEIGHT);
-      }
       element.textContent = [output.text].flat().join("\n");
+      element.classList.remove("ddim-empty");
     });
   },
 });

@@ -24,17 +24,21 @@ app.registerExtension({
 
 function addStrip(node, names) {
   const { element, show } = strip();
-  let last; // the query that the strip stands for; answers to older ones come too late
+  let current; // the query that the strip stands for: answers to older ones come too late
+  let ran; // the query whose real sigmas are shown: they outrank the route's answer
 
-  watch(node, () => query(node, names), async (asked) => {
-    last = asked;
+  const look = watch(node, () => query(node, names), async (asked) => {
+    current = asked;
+    ran = undefined;
     const link = names.find((name) => linkedSlot(node, name) >= 0);
-    if (link) return show({ note: `${link} comes from a link: shown after a run` });
-    const answer = await ask(asked);
-    if (last === asked) show(answer);
+    const answer = link ? { note: `${link} comes from a link: shown after a run` } : await ask(asked);
+    if (current === asked && ran !== asked) show(answer);
   });
   chain(node, "onExecuted", (output) => {
-    if (output?.ddim_sigmas) show({ sigmas: output.ddim_sigmas, real: true });
+    if (!output?.ddim_sigmas) return;
+    look(); // a short run may end before the next look
+    ran = current;
+    show({ sigmas: output.ddim_sigmas, real: true });
   });
   addPart(node, "stride_strip", element, HEIGHT);
 }

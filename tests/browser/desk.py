@@ -20,6 +20,7 @@ class Desk:
 
     def __init__(self, chromium, server, renderer, screenshots):
         self.server, self.screenshots = server, screenshots
+        self.info = server.get("/object_info")
         self.set({**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
         self.context = chromium.new_context(viewport={"width": 1600, "height": 1000})
         self.context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
