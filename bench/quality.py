@@ -51,7 +51,7 @@ def main(folder):
     from ddim_toolkit.host import sampler, schedule
     from ddim_toolkit.host.model import model_sampling
 
-    runs = Runs(2048 if torch.cuda.is_available() else 64)
+    runs = Runs(2048 if torch.cuda.is_available() else 16)
     model, ddim = runs.model, sampler.ddim_sampler
 
     def stride(steps, name="trailing"):
