@@ -1,7 +1,8 @@
 """A schedule measured on the model in front of it: the K jumps with the least error on its own trajectory.
 
-First the best K of the probed levels by dynamic programming; then a search between them for the least error at sigma 0, on the
-recorded run (trajectory.py) and without model calls; then a few true runs, each of which corrects what the search believes.
+First the best K of the probed levels by dynamic programming; then true runs of it and of other known schedules; then a search for
+the least error at sigma 0 on the recorded run (trajectory.py), which costs no model call and is tried in a true run, by turns with
+schedules half way between the two best.
 
 Neighbours: Chen et al., GITS (2405.11326), dynamic programming over a recorded trajectory; Xue et al., DMN (2402.17376);
 Sabour et al., Align Your Steps (2404.14507), whose tables are made offline.
@@ -16,6 +17,7 @@ from .trajectory import BETWEEN, Reference, reference_run
 
 CRITERIA = ("reconstruction error", "score change")
 STARTS = 4  # how many of the candidates a search begins from
+STRAYING = 1.0  # weight of the straying on the way against the error at the end
 SWEEPS = 600  # coordinate visits of one search: bounds its time, a few seconds at 20 steps
 
 
@@ -28,6 +30,7 @@ class Attempt:
     predicted: float
     measured: float | None  # None where no true run was made
     cost: float
+    growth: torch.Tensor  # (M,) as the true run saw it
 
 
 @dataclass
@@ -46,9 +49,9 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
     """The schedule of `steps` jumps from fine[0] to 0 that is best on the runs that begin with x.
 
     denoise(x, sigma) -> x0_hat. x: (B, ...), noise at fine[0]. fine: falling floats, BETWEEN from one probed level to the next.
-    candidates: other schedules, {name: sigmas with their 0}, to begin from and to compare with. refine: rounds of a search and
-    a true run. elements: how many of a picture's are kept, drawn at random; a mean over them stands for that of all.
-    Makes a call for every probed level and, with refine, steps (refine + 1) more.
+    candidates: other schedules, {name: sigmas with their 0}, to begin from and to compare with. refine: rounds of
+    refinement, a true run each; 0 makes no true run at all. elements: how many of a picture's are kept, drawn at random; a mean over them stands for that of all.
+    Makes a call for every probed level and, with refine, steps more for each candidate and each round.
     """
     probe = Probe(denoise, x, elements)
     reference_run(probe, x, fine[::BETWEEN])
@@ -58,23 +61,19 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
     def attempt(source, positions, run):
         error, straying = simulate(reference, positions[None], reference.growth, order)
         predicted = float(reference.rmse(error))
-        measured, cost = true_run(probe, reference, x, positions, order) if run else (None, predicted)
-        return Attempt(source, positions, predicted, measured, cost)
+        if run:
+            measured, cost = true_run(probe, reference, x, positions, order)
+        else:
+            measured, cost = None, predicted + float(straying) * STRAYING * reference.spread_end
+        return Attempt(source, positions, predicted, measured, cost, reference.growth)
 
     by_steps = [attempt("", path, False).predicted for path in paths]
     if criterion == CRITERIA[1]:
         best = attempt(criterion, equal_score_change(reference, steps), refine > 0)
     else:
         starts = {"dynamic programming": paths[-1]} | known_positions(reference, candidates or {}, steps)
-        pool = torch.stack(list(starts.values()))
-        ranked = loss(reference, pool, reference.growth, order).argsort()[:STARTS]
-        attempts = [attempt(list(starts)[ranked[0]], pool[ranked[0]], True)] if refine else []
-        pool = pool[ranked]
-        for k in range(max(refine, 1)):
-            found = search(reference, pool, reference.growth, order, reach=BETWEEN if k else 4 * BETWEEN)
-            attempts.append(attempt("search", found, refine > 0))
-            pool = found[None]
-        best = min(attempts, key=lambda a: a.cost)
+        attempts = [attempt(name, start, refine > 0) for name, start in starts.items()]
+        best = refined(reference, attempts, attempt, order, refine)
     sigmas = reference.sigmas[best.positions].tolist() + [0.0]
     return Measured(sigmas, best.source, best.predicted, best.measured, probe.calls, by_steps)
 
@@ -85,6 +84,32 @@ def check_options(order=1, criterion=CRITERIA[0]):
         raise ValueError(f"order is {order}; allowed are {', '.join(map(str, ADAMS_BASHFORTH))}")
     if criterion not in CRITERIA:
         raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(CRITERIA)}")
+
+
+def refined(reference, attempts, attempt, order, rounds):
+    """The best of the attempts and of those made of them; each round makes one.
+
+    By turns: from the best towards what a search without model calls finds, less far after each failure; and half way from
+    the best to the next best, which believes nothing but the true runs.
+    """
+    part = 1.0
+    for k in range(max(rounds, 1)):
+        best, *others = sorted(attempts, key=lambda a: a.cost)
+        if k % 2 == 0 or not others:
+            reference.growth = best.growth
+            pool = torch.stack([best.positions, *(a.positions for a in others[: 0 if k else STARTS - 1])])
+            found = search(reference, pool, best.growth, order, reach=BETWEEN if k else 4 * BETWEEN)
+            made = attempt("search", between(best.positions, found, part), rounds > 0)
+            part *= 1.0 if made.cost < best.cost else 0.5
+        else:
+            made = attempt(f"{best.source} / {others[0].source}", between(best.positions, others[0].positions, 0.5), True)
+        attempts = [*attempts, made]
+    return min(attempts, key=lambda a: a.cost)
+
+
+def between(a, b, part):
+    """Positions that lie that part of the way from a to b; strictly rising, as both are."""
+    return (a + part * (b - a) + 0.5).floor().long()
 
 
 class Probe:
@@ -129,7 +154,7 @@ def true_run(probe, reference, x, positions, order):
     if growths:
         reference.set_growth(growths)
     error = (probe.kept(end) - reference.state(reference.end)).pow(2).mean(1).sqrt()
-    return float(error.mean()), float((error + reference.spread_end * straying).mean())
+    return float(error.mean()), float((error + STRAYING * reference.spread_end * straying).mean())
 
 
 def jump_errors(reference, order):
@@ -214,7 +239,7 @@ def loss(reference, positions, growth, order=1):
     A run that strays on the way may end as another picture; the error at the end of the few probed runs does not show it.
     """
     error, straying = simulate(reference, positions, growth, order)
-    return reference.rmse(error) + reference.spread_end * straying
+    return reference.rmse(error) + STRAYING * reference.spread_end * straying
 
 
 def search(reference, starts, growth, order=1, reach=64):

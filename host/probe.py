@@ -67,7 +67,8 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
     first = [part[:1].repeat(images, *[1] * (part.ndim - 1)) for part in latents.parts(latents.check(latent, model))]
     samples = latents.join(first, latent)
     noise = comfy.sample.prepare_noise(samples, seed)
-    total = probe_steps + (steps * (refine + 1) if refine else 0)
+    candidates = host_schedules(sampling, steps)
+    total = probe_steps + (steps * (refine + len(candidates) + 1) if refine else 0)  # at most
     preview = latent_preview.prepare_callback(model, total)
     result = []
 
@@ -84,7 +85,7 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
             return x0
 
         x = x.float()
-        result.append(adaptive.measure(denoise, x, fine, steps, refine=refine, candidates=host_schedules(sampling, steps), **options))
+        result.append(adaptive.measure(denoise, x, fine, steps, refine=refine, candidates=candidates, **options))
         return x
 
     comfy.sample.sample_custom(

@@ -24,7 +24,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="What the pictures should show. A schedule measured on one prompt serves similar ones."),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
                 io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance that you will sample with: it bends the run, so it changes the best steps."),
-                io.Latent.Input("latent_image", tooltip="Size of the pictures. A smaller size than the final one measures faster and gives nearly the same steps."),
+                io.Latent.Input("latent_image", tooltip="Size of the pictures. Its first picture is used."),
                 io.Int.Input("steps", default=10, min=1, max=256, tooltip="Model calls of the schedule that you want; at most probe_steps."),
                 io.Int.Input("order", default=1, min=1, max=max(ADAMS_BASHFORTH), tooltip="Order of the sampler that will use it: 1 for DDIM and euler, 2 to 4 for DDIM Sampler (PLMS) of that order. "
                              "Other second-order samplers, such as dpmpp_2m, are nearest to 2."),
@@ -33,7 +33,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Int.Input("probe_steps", default=64, min=4, max=256, tooltip="Model calls of the reference run. 64 are fine for up to about 30 steps."),
                 io.Int.Input("probe_images", default=4, min=1, max=64, tooltip="Pictures measured at once. More make the schedule serve unseen seeds better; fewer need less memory and time."),
                 io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=False, tooltip="Seed of the measured pictures. You need not sample with it."),
-                io.Int.Input("refine", default=4, min=0, max=32, tooltip="Rounds of refinement. Each is a search, which costs no model call, and one true run of steps calls that corrects it. "
+                io.Int.Input("refine", default=4, min=0, max=32, tooltip="Rounds of refinement, each a true run of steps calls, after one of every schedule of the host for comparison. "
                              "0 trusts the reference run alone."),
             ],
             outputs=[

