@@ -89,6 +89,7 @@ def test_queue_a_draft_whatever_the_toggle_says_then_finish_it(drafts):
     assert drafts.value("Seed of both", "value") != 4321  # the next draft will be another one
     assert drafts.prompt()[switch]["inputs"]["use_final"] is True
 
+    assert "Finish this one" in drafts.run("return app.collectNodeMenuItems(find('PreviewImage')).map(item => item?.content)")
     [entry] = drafts.finished(lambda: drafts.command("DDIMToolkit.Finish"))
     queued = entry["prompt"][2]
     assert queued[switch]["inputs"]["use_final"] is True and queued[seed]["inputs"]["value"] == 4321
