@@ -119,7 +119,7 @@ def cover(painter, output, pictures, records, count=2000):
     small = lambda x: torch.nn.functional.avg_pool2d(x.movedim(-1, 1), 4).flatten(1)
     real = small(torch.from_numpy(np.asarray(pictures)).float() / 255)
     held = torch.tensor([r["held_out"] for r in records])
-    drawn = torch.cat([small(painter.draw("", 50, seed=seed, guidance=1.0, steps=20)) for seed in range(count // 50)])
+    drawn = torch.cat([small(painter.draw("", 50, seed=seed, guidance=1.0)) for seed in range(count // 50)])
     few = int(held.sum())
     for name, these in ((f"{count} samples", drawn), (f"{few} of them", drawn[:few]), (f"the {few} held-out pictures", real[held])):
         yield f"sliced Wasserstein distance to the training pictures: {name} {sliced_wasserstein(these, real[~held]):.4f}"

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import zlib
 
 import numpy as np
 import torch
@@ -46,10 +47,15 @@ def _moved(pictures, generator):
     return 1 - torch.nn.functional.grid_sample(1 - pictures, grid, mode="bicubic", align_corners=False).clamp(0, 1)
 
 
+def _checksum(weights):
+    """Of the encoder alone: a new decoder leaves the latents as they are."""
+    return zlib.crc32(b"".join(weights[k].numpy().tobytes() for k in sorted(weights) if k.startswith("taesd_encoder")))
+
+
 @torch.inference_mode()
 def _latents(options, pictures, weights):
-    """Raw latents [2, N, 4, H/8, W/8]: of the pictures, and of the pictures a little moved; cached."""
-    path = options.folder / "latents.pt"
+    """Raw latents [2, N, 4, H/8, W/8]: of the pictures, and of the pictures a little moved; cached per encoder."""
+    path = options.folder / f"latents-{_checksum(weights):08x}.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     from comfy.taesd.taesd import TAESD
@@ -168,6 +174,8 @@ def train(options):
         dist.init_process_group("gloo")
     pictures, records = data.prepare(options.folder / "data", options.pictures, options.groups)
     path = options.folder / "out" / "vae.safetensors"
+    if not path.exists() and not options.init:
+        raise FileNotFoundError(f"{path} is missing: train the autoencoder first, or give --init")
     vae = load_file(path if path.exists() else options.init / "vae.safetensors")
     latents = _latents(options, pictures, vae)
     config = _config(options, records, pictures, latents)
