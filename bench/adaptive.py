@@ -21,7 +21,7 @@ def subjects():
     empty = {"samples": torch.zeros(1, 4, 8, 8)}
     for kind in (ModelType.EPS, ModelType.FLOW):
         model = analytic.model(kind, analytic.four_modes(), 0.5)
-        yield f"mixture, {kind.name.lower()}", model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, empty, 8, 256
+        yield f"mixture, {kind.name.lower()}", model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, empty, 16, 256
     model, clip, _ = demo.load()
     positive, negative = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("red heart", "")]
     yield "shipped model, cfg 4", model, positive, negative, 4.0, {"samples": torch.zeros(1, 4, 16, 16)}, 4, 4
