@@ -81,7 +81,7 @@ def train(options):
     pace = Pace(options.folder / "autoencoder.pt", options.minutes, {"model": model, "optimizer": optimizer})
     generator.manual_seed(options.seed + pace.step)
     if pace.step == 0:
-        pace.tell_now(f"held-out {psnr(model, pictures, held):.2f} dB before training")
+        pace.tell_now(f"held-out {psnr(model, pictures, held[::4]):.2f} dB on a quarter of them, before training")
     for step in pace:
         for group in optimizer.param_groups:
             group["lr"] = highest * min(1, (step + 1) / 100) * rate(pace.part, 0.2)
@@ -102,5 +102,5 @@ def train(options):
             _sheet(model, pictures, held[:12], options.folder / "autoencoder.png")
         pace.tell(f"loss {loss.item():.4f}")
     save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, options.folder / "out" / "vae.safetensors")
-    pace.tell_now(f"held-out {psnr(model, pictures, held):.2f} dB, training pictures {psnr(model, pictures, kept[::20]):.2f} dB")
+    pace.tell_now(f"held-out {psnr(model, pictures, held):.2f} dB, training pictures {psnr(model, pictures, kept[::100]):.2f} dB")
     _sheet(model, pictures, held[:12], options.folder / "autoencoder.png")
