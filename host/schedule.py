@@ -62,3 +62,8 @@ def number(word):
     if not math.isfinite(value):
         raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
     return value
+
+
+def shown(sigmas):
+    """What a node hands to the page with its outputs: the noise levels, drawn on the node's stride strip."""
+    return {"ddim_sigmas": sigmas.tolist()}

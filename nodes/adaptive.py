@@ -2,7 +2,7 @@
 
 import time
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..ddim.adaptive import CRITERIA
 from ..ddim.solve import ADAMS_BASHFORTH
@@ -50,7 +50,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             model, positive, negative, cfg, latent_image, steps, seed=seed, probe_steps=probe_steps, images=probe_images,
             refine=refine, order=order, criterion=criterion,
         )
-        return io.NodeOutput(sigmas, probe.as_text(sigmas), report(measured, steps, order, probe_images, time.perf_counter() - begun))
+        text = report(measured, steps, order, probe_images, time.perf_counter() - begun)
+        return io.NodeOutput(sigmas, probe.as_text(sigmas), text, ui=ui.PreviewText(text))
 
 
 def report(measured, steps, order, pictures, seconds):

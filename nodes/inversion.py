@@ -1,6 +1,6 @@
 """DDIMInversion and DDIMDemoPicture."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..demo import pictures
 from ..host import inversion
@@ -46,7 +46,8 @@ class DDIMInversion(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, cfg, latent_image, sigmas, method, eta, tolerance, max_iterations, measure_round_trip=False, noise_seed=0):
         found = inversion.invert_latent(model, positive, negative, cfg, latent_image, sigmas, method, eta, tolerance, max_iterations, noise_seed, measure_round_trip)
-        return io.NodeOutput(found.noise, found.latent, found.replay, inversion.report(found, tolerance, eta, method))
+        text = inversion.report(found, tolerance, eta, method)
+        return io.NodeOutput(found.noise, found.latent, found.replay, text, ui=ui.PreviewText(text))
 
 
 class DDIMDemoPicture(io.ComfyNode):

@@ -90,7 +90,8 @@ class DDIMKSampler(io.ComfyNode):
         if len(sigmas) == 0:  # denoise 0 leaves the picture alone, as the host does
             return io.NodeOutput(latent_image, latent_image)
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
-        return io.NodeOutput(*sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas))
+        sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
+        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas))
 
 
 def stride_input():

@@ -29,7 +29,7 @@ class DDIMStrideScheduler(io.ComfyNode):
     @classmethod
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(sigmas, ", ".join(map(str, visited)))
+        return io.NodeOutput(sigmas, ", ".join(map(str, visited)), ui=schedule.shown(sigmas))
 
 
 class DDIMCustomSchedule(io.ComfyNode):
@@ -50,7 +50,8 @@ class DDIMCustomSchedule(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, timesteps):
-        return io.NodeOutput(schedule.custom_sigmas(model, timesteps))
+        sigmas = schedule.custom_sigmas(model, timesteps)
+        return io.NodeOutput(sigmas, ui=schedule.shown(sigmas))
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]
