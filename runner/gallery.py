@@ -27,7 +27,7 @@ STAND_INS = {
     "sd15_draft_next_to_final": {"Prompt": "red apple"},
     "sdxl_draft_next_to_final": {"Prompt": "smiling cat with heart eyes"},
     "sd15_edit_a_photo": {"picture": "man pilot", "Caption of the photo": "man pilot", "What it shall become": "man astronaut"},
-    "flux_inversion": {"picture": "purple heart", "Caption of the picture": "purple heart", "What it shall become": "green heart"},
+    "flux_inversion": {"picture": "woman cook light skin tone", "Caption of the picture": "woman cook light skin tone", "What it shall become": "woman cook dark skin tone"},
 }
 
 
