@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .comfyui import CHECKOUT, find_existing
+from .comfyui import CHECKOUT, RunError, find_existing
 from .install import managed
 from .server import Server
 from .workflow import to_prompt
@@ -113,7 +113,10 @@ def draw(server: Server, name: str) -> Path:
     prompt = runnable(name, server.get("/object_info"))
     remark = "drawn by the shipped model in the checkpoint's place" if name in STAND_INS else ""
     path = EXAMPLES / f"{name}.jpg"
-    thumbnail(pictures(server, read(name), server.queue(prompt)), remark).save(path, quality=88)
+    shown = pictures(server, read(name), server.queue(prompt))
+    if not shown:
+        raise RunError(f"{name} showed no picture")  # a prompt that the queue's cache answers shows none either
+    thumbnail(shown, remark).save(path, quality=88)
     return path
 
 

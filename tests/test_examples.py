@@ -80,7 +80,7 @@ def test_the_queue_runs_it(server, info, name):
                 inputs[key] = min(inputs[key], most)
     entry = server.queue(prompt)
     wanted = {key for key, node in prompt.items() if info[node["class_type"]]["output_node"]}
-    assert wanted and wanted == set(entry["outputs"])
+    assert wanted and wanted <= set(entry["outputs"])
     shown = gallery.pictures(server, gallery.read(name), entry)
     assert shown
     for title, files in shown:
@@ -134,7 +134,7 @@ def test_a_saved_picture_holds_its_recipe(server, info):
 
 def drawn(server, prompt, workflow=None):
     outputs = server.queue(prompt, workflow)["outputs"]
-    return {prompt[key]["inputs"]["filename_prefix"]: server.image(output["images"][0]) for key, output in outputs.items()}
+    return {prompt[key]["inputs"]["filename_prefix"]: server.image(output["images"][0]) for key, output in outputs.items() if "images" in output}
 
 
 def test_the_subgraph_is_offered_and_made_of_nodes_that_exist(server, info):
