@@ -13,6 +13,7 @@ from ..ddim import adaptive
 from ..ddim.trajectory import BETWEEN
 from . import latents
 from .model import model_sampling
+from .noise import latent_noise
 
 RESOLUTION = 20001
 
@@ -66,7 +67,7 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
     fine = probe_levels(sampling, (probe_steps - 1) * BETWEEN + 1)
     first = [part[:1].repeat(images, *[1] * (part.ndim - 1)) for part in latents.parts(latents.check(latent, model))]
     samples = latents.join(first, latent)
-    noise = comfy.sample.prepare_noise(samples, seed)
+    noise = latent_noise({"samples": samples}, seed)
     candidates = host_schedules(sampling, steps)
     total = probe_steps + (steps * (refine + len(candidates) + 1) if refine else 0)  # at most
     preview = latent_preview.prepare_callback(model, total)

@@ -2,11 +2,10 @@
 
 from math import isclose
 
-import comfy.model_management
 import comfy.samplers
-from tqdm.auto import trange
 
 from ..ddim import invert
+from .loop import model_calls
 from .model import alphas, check_sigmas
 
 
@@ -29,21 +28,8 @@ def sample_replay(model, x, sigmas, extra_args=None, callback=None, disable=None
     if states[first].shape[1:] != x.shape[1:] or states[first].shape[0] not in (1, x.shape[0]):
         raise ValueError(f"replay: it was recorded for latents of shape {tuple(states[first].shape)}; latent_image has {tuple(x.shape)}")
     start = states[first].to(x.device).expand(x.shape)
-    ones = start.new_ones([x.shape[0]])
-    progress = iter(trange(len(wanted) - 1, disable=disable))
-
-    def denoise(x, i):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        next(progress)
-        return model(x, sigmas[i] * ones, **extra_args)
-
-    def report(i, x, x0):
-        callback({"i": i, "x": x, "denoised": x0, "sigma": sigmas[i], "sigma_hat": sigmas[i]})
-
-    try:
-        return invert.replay(denoise, start, maps[first:], alphas(sampling, wanted), wanted, eta, callback and report)
-    finally:
-        next(progress, None)  # lets the bar close
+    with model_calls(model, start, sigmas, extra_args, callback, disable) as (denoise, report):
+        return invert.replay(denoise, start, maps[first:], alphas(sampling, wanted), wanted, eta, report)
 
 
 def position(wanted, levels):

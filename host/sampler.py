@@ -2,16 +2,15 @@
 
 import struct
 
-import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
-from tqdm.auto import trange
 
 from ..ddim import solve
 from . import latents
+from .loop import model_calls
 from .model import alphas, check_sigmas
 from .noise import batch_noise, latent_noise
 
@@ -50,33 +49,21 @@ def sample_ddim(
     x = x.float()
     if not torch.isfinite(x).all():  # the one wait for the device before the loop
         raise ValueError("the noise or the latent_image that sampling starts from holds NaN or infinite values")
-    ones = x.new_ones([x.shape[0]])
     indices = list(range(x.shape[0])) if batch_index is None else batch_index
     if len(indices) != x.shape[0]:
         raise ValueError(f"batch_index names {len(indices)} pictures, but {x.shape[0]} are sampled")
     seed = extra_args.get("seed") or 0
     device = x.device if noise_device == "gpu" else "cpu"
     limit = solve.CLIPS[clip]
-    progress = iter(trange(len(levels) - 1, disable=disable))
-
-    def denoise(x, i):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        next(progress)
-        return model(x, sigmas[i] * ones, **extra_args)
 
     def noise(i):
         return batch_noise(seed, indices, x.shape[1:], device=device, stream=stream(levels[i], noise_seed)).to(x.device)
 
-    def report(i, x, x0):
-        callback({"i": i, "x": x, "denoised": x0, "sigma": sigmas[i], "sigma_hat": sigmas[i]})
-
-    try:
+    with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise, x, alphas(sampling, levels), levels, eta=eta, variance=variance, order=order, noise=noise,
-            clip=limit and (lambda x0: limit(x0, clip_range)), callback=callback and report,
+            clip=limit and (lambda x0: limit(x0, clip_range)), callback=report,
         )
-    finally:
-        next(progress, None)  # lets the bar close
 
 
 def stream(sigma, noise_seed):

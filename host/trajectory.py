@@ -9,6 +9,7 @@ import torch
 from ..ddim.jump import coefficients
 from . import latents
 from .model import alphas, check_sigmas, model_sampling
+from .noise import latent_noise
 from .sampler import ddim_sampler
 
 
@@ -19,12 +20,13 @@ def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
     """
     sampling = model_sampling(model)
     levels = check_sigmas(sigmas, sampling)
-    sampler = ddim_sampler(eta=eta, batch_index=latents.batch_indices(latent)[:1])
+    first = latents.batch_indices(latent)[:1]
+    sampler = ddim_sampler(eta=eta, batch_index=first)
     samples = latents.check(latent, model)["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError("latent_image holds video with sound; the film strip shows one kind of latent at a time")
     samples = samples[:1]
-    noise = comfy.sample.prepare_noise(samples, seed, latents.batch_indices(latent)[:1])
+    noise = latent_noise({"samples": samples, "batch_index": first}, seed)
     preview = latent_preview.prepare_callback(model, len(levels) - 1)
     alpha, strip, norms = alphas(sampling, levels), [], []
 
