@@ -13,13 +13,13 @@ def model_calls(model, x, sigmas, extra_args, callback, disable):
     denoise(x, i) -> x0_hat at sigmas[i]; the host's cancel works before each. report(i, x, x0_hat) tells the
     host's callback, None without one.
     """
-    ones = x.new_ones([x.shape[0]])
+    sigma = sigmas.to(x.dtype)[:, None].repeat(1, x.shape[0]).unbind()  # all steps at once: one small operation fewer in each
     progress = iter(trange(len(sigmas) - 1, disable=disable))
 
     def denoise(x, i):
         comfy.model_management.throw_exception_if_processing_interrupted()
         next(progress)
-        return model(x, sigmas[i] * ones, **extra_args)
+        return model(x, sigma[i], **extra_args)
 
     def report(i, x, x0):
         callback({"i": i, "x": x, "denoised": x0, "sigma": sigmas[i], "sigma_hat": sigmas[i]})

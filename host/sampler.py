@@ -1,5 +1,6 @@
 """DDIM as a ComfyUI SAMPLER, and a whole sampling run as one call."""
 
+import math
 import struct
 
 import comfy.sample
@@ -47,7 +48,7 @@ def sample_ddim(
     sampling = model.inner_model.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     x = x.float()
-    if not torch.isfinite(x).all():  # the one wait for the device before the loop
+    if not math.isfinite(x.sum()):  # the one wait for the device before the loop
         raise ValueError("the noise or the latent_image that sampling starts from holds NaN or infinite values")
     indices = list(range(x.shape[0])) if batch_index is None else batch_index
     if len(indices) != x.shape[0]:
