@@ -3,11 +3,15 @@
 import re
 import subprocess
 import sys
-import tomllib
 
 import pytest
 from conftest import ROOT
 from PIL import Image
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10, where pytest brings the same under its older name
+    import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "demo").glob("*.md"), *(ROOT / "js" / "docs").glob("*.md")])
