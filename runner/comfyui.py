@@ -89,8 +89,7 @@ def require_modules(comfyui: ComfyUI, modules: tuple[str, ...], purpose: str) ->
 
 def device_arguments(python: Path) -> list[str]:
     """["--cpu"] where torch finds no accelerator: the server does not see that for itself."""
-    code = ("import torch; print(any(getattr(torch, name, None) and getattr(torch, name).is_available() "
-            "for name in ('cuda', 'xpu', 'mps')))")
+    code = "import torch; print(any(each.is_available() for each in (torch.cuda, torch.xpu, torch.backends.mps)))"
     answer = subprocess.run([python, "-c", code], capture_output=True, text=True)
     if answer.returncode:
         raise RunError(f"{python} cannot import torch, so it cannot run ComfyUI. Name its Python with --python.\n"
