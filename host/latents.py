@@ -1,5 +1,7 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
+from inspect import signature
+
 import torch
 
 import comfy.nested_tensor
@@ -54,8 +56,13 @@ def repeat_pictures(latent, times):
 
 
 def fitting(latent, model=None):
-    """`latent`, with the channels that the model wants where it is an empty one."""
-    return latent if model is None else latent | {"samples": comfy.sample.fix_empty_latent_channels(model, latent["samples"])}
+    """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the size."""
+    if model is None:
+        return latent
+    # Newer hosts mark an empty latent with the ratio it was made for, and ask for the marks by name here.
+    marks = {name: latent[name] for name in signature(comfy.sample.fix_empty_latent_channels).parameters if name in latent}
+    fixed = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **marks)
+    return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
 def check(latent, model):
