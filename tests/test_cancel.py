@@ -136,5 +136,5 @@ def test_repetition_leaves_nothing_behind(scene):
 
     rounds(1)
     before = alive()
-    rounds(5)
+    rounds(3)
     assert alive() == before
