@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
+from ._plot import draw
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (5, 10, 20)
-PROBED, UNSEEN = 1, 1000  # seeds of the probe and of the comparison
+PROBED, UNSEEN, TUNED = 1, 1000, 5000  # seeds of the probe, of the comparison, of the bound
+BOUND = "gradient descent"
 
 
 def subjects():
-    """(name, MODEL, positive, negative, cfg, latent, pictures probed, pictures compared)."""
+    """(name, MODEL, positive, negative, cfg, latent, pictures probed, pictures compared, sampler)."""
     import analytic
     from comfy.model_base import ModelType
     from ddim_toolkit.demo import model as demo
@@ -21,38 +24,43 @@ def subjects():
     empty = {"samples": torch.zeros(1, 4, 8, 8)}
     for kind in (ModelType.EPS, ModelType.FLOW):
         model = analytic.model(kind, analytic.four_modes(), 0.5)
-        yield f"mixture, {kind.name.lower()}", model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, empty, 16, 256
+        for sampler in ("DDIM", "dpmpp_2m"):
+            yield f"mixture, {kind.name.lower()}, {sampler}", model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, empty, 16, 1024, sampler
     model, clip, _ = demo.load()
-    positive, negative = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("red heart", "")]
-    yield "shipped model, cfg 4", model, positive, negative, 4.0, {"samples": torch.zeros(1, 4, 16, 16)}, 4, 4
+    encode = lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))  # noqa: E731
+    for caption in ("red heart", "smiling face with sunglasses"):
+        yield f"shipped model, {caption}, cfg 4", model, encode(caption), encode(""), 4.0, {"samples": torch.zeros(1, 4, 16, 16)}, 4, 8, "DDIM"
 
 
-def compare(name, model, positive, negative, cfg, latent, probed, compared, steps_list=STEPS, order=1):
-    """Rows {model, order, steps, schedule, calls, rmse, pooled, ...} of one subject. rmse is the mean over the pictures of each
+def compare(name, model, positive, negative, cfg, latent, probed, compared, sampler):
+    """Rows {model, steps, schedule, rmse, pooled, ...} of one subject. rmse is the mean over the pictures of each
     one's own, pooled the root of the mean square over all, in which a picture that became another one weighs most."""
     import comfy.sample
-    from ddim_toolkit.host import probe, sampler
+    import comfy.samplers
+    from ddim_toolkit.host import probe
     from ddim_toolkit.host.model import model_sampling, table
+    from ddim_toolkit.host.sampler import ddim_sampler
 
-    sampling = model_sampling(model)
+    sampling, ddim = model_sampling(model), ddim_sampler()
+    used, order = (ddim, 1) if sampler == "DDIM" else (comfy.samplers.sampler_object(sampler), 2)
     samples = latent["samples"].repeat(compared, 1, 1, 1)
     noise = comfy.sample.prepare_noise(samples, UNSEEN)
 
-    def run(sigmas, order=order):
-        return comfy.sample.sample_custom(model, noise, cfg, sampler.ddim_sampler(order=order), sigmas, positive, negative, samples, seed=0, disable_pbar=True)
+    def run(sigmas, sampler=used):
+        return comfy.sample.sample_custom(model, noise, cfg, sampler, sigmas, positive, negative, samples, seed=0, disable_pbar=True)
 
-    reference = run(torch.cat([table(sampling).flip(0), torch.zeros(1)]), order=1)
+    reference = run(torch.cat([table(sampling).flip(0), torch.zeros(1)]), ddim)
     rows = []
-    for steps in steps_list:
+    for steps in STEPS:
         begun = time.perf_counter()
         sigmas, measured = probe.measured_schedule(model, positive, negative, cfg, latent, steps, seed=PROBED, images=probed, order=order)
         seconds = time.perf_counter() - begun
-        schedules = {"measured": sigmas} | {k: torch.tensor(v) for k, v in probe.host_schedules(sampling, steps).items()}
+        schedules = {"measured": sigmas} | (bound(model, sampling, sigmas) if order == 1 else {}) | {k: torch.tensor(v) for k, v in probe.host_schedules(sampling, steps).items()}
         for schedule, sigmas in schedules.items():
             if len(sigmas) > steps + 1:  # ddim_uniform may take more steps than asked
                 continue
             error = (run(sigmas) - reference).flatten(1).pow(2).mean(1)
-            row = {"model": name, "order": order, "steps": steps, "schedule": schedule, "calls": len(sigmas) - 1}
+            row = {"model": name, "steps": steps, "schedule": schedule}
             row |= {"rmse": error.sqrt().mean().item(), "pooled": error.mean().sqrt().item()}
             if schedule == "measured":
                 row |= {"source": measured.source, "predicted": measured.predicted, "on_probed": measured.measured, "probe_calls": measured.calls, "seconds": seconds}
@@ -60,65 +68,63 @@ def compare(name, model, positive, negative, cfg, latent, probed, compared, step
     return rows
 
 
+def bound(model, sampling, sigmas, pictures=256, rounds=80):
+    """{BOUND: the schedule after gradient descent of its true error, on seeds of their own}: what no measurement can beat by much.
+
+    Only for the mixtures, whose denoiser is known as a function of sigma; nothing for other models.
+    """
+    import comfy.sample
+    from ddim_toolkit.host.model import alphas, table
+
+    mixture = model.model.diffusion_model
+    if not hasattr(mixture, "means"):
+        return {}
+    empty = torch.zeros(pictures, *mixture.means.shape[1:])
+    flow = alphas(sampling, [0.5]) != [1.0]
+    start = sampling.noise_scaling(sigmas[0], comfy.sample.prepare_noise(empty, TUNED), empty)
+
+    def sample(sigmas):
+        x = start
+        for t, s in zip(sigmas, sigmas[1:]):
+            x0 = mixture.x0(x, (1 - t if flow else torch.ones_like(t)).expand(pictures), t.expand(pictures)).float()
+            x = x + (s - t) * (x - x0) / t  # the jump, in both frames
+        return x
+
+    reference = sample(torch.cat([table(sampling).flip(0), torch.zeros(1)]))
+    with torch.enable_grad():
+        ratios = (sigmas[1:-1] / sigmas[:-2]).log().neg().log().requires_grad_()  # free numbers, whatever they are sigmas fall
+        optimizer = torch.optim.Adam([ratios], lr=0.03)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, rounds)
+        for _ in range(rounds):
+            tuned = torch.cat([sigmas[:1], sigmas[0] * ratios.exp().neg().cumsum(0).exp(), torch.zeros(1)])
+            optimizer.zero_grad()
+            (sample(tuned) - reference).flatten(1).pow(2).mean(1).sqrt().mean().backward()
+            optimizer.step()
+            schedule.step()
+    return {BOUND: tuned.detach()}
+
+
 def summary(rows):
-    """One line for each model and number of steps: (model, steps, measured row, best host row, ddim_uniform row or None)."""
+    """One line for each model and number of steps: (model, steps, measured row, best host row, ddim_uniform row or None, bound or None)."""
     lines = []
     for model, steps in dict.fromkeys((row["model"], row["steps"]) for row in rows):
         these = {row["schedule"]: row for row in rows if (row["model"], row["steps"]) == (model, steps)}
         measured = these.pop("measured")
-        lines.append((model, steps, measured, min(these.values(), key=lambda row: row["rmse"]), these.get("ddim_uniform")))
+        least = these.pop(BOUND, None)
+        lines.append((model, steps, measured, min(these.values(), key=lambda row: row["rmse"]), these.get("ddim_uniform"), least))
     return lines
 
 
 def markdown(lines):
-    text = ["| model | calls | measured | best of the host's | | ddim_uniform | of the best | of ddim_uniform | probe calls | seconds |", "|---|---|---|---|---|---|---|---|---|---|"]
-    for model, steps, measured, best, uniform in lines:
-        other = ("", "") if uniform is None else (f"{uniform['rmse']:.4f}", f"{measured['rmse'] / uniform['rmse']:.2f}")
-        text.append(f"| {model} | {steps} | {measured['rmse']:.4f} | {best['rmse']:.4f} | {best['schedule']} | {other[0]} | {measured['rmse'] / best['rmse']:.2f} | {other[1]} "
-                    f"| {measured['probe_calls']} | {measured['seconds']:.0f} |")
-    ratios = [measured["rmse"] / best["rmse"] for _, _, measured, best, _ in lines]
-    return "\n".join([*text, "", f"RMSE of the final latent to a 1000-step run, on seeds that were not probed. Of the best host schedule: {sum(ratios) / len(ratios):.2f} on average, "
-                      f"{max(ratios):.2f} at most."])
-
-
-def draw(rows, path):
-    """RMSE over model calls, a panel for each model: the measured schedule among the host's."""
-    import math
-
-    from ddim_toolkit.host.plot import COLOURS, GREY, HEIGHT, INK, LINE, WIDTH, Pen, log_ticks
-    from PIL import Image
-
-    pen = Pen()
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    width = (WIDTH - 70) / len(models)
-    top, bottom = [math.log10(edge([row["rmse"] for row in rows])) + pad for edge, pad in ((max, 0.05), (min, -0.05))]
-    down = lambda value: 130 + (HEIGHT - 230) * (top - math.log10(value)) / (top - bottom)  # noqa: E731
-    pen.text((70, 30), "Error of the final latent over model calls (RMSE to a 1000-step run)", 26, INK)
-    for tick in log_ticks(bottom, top):
-        pen.text((60, down(tick)), f"{tick:g}", 17, GREY, "rm")
-        pen.line([(70, down(tick)), (WIDTH - 20, down(tick))], LINE, 1)
-    for k, model in enumerate(models):
-        left = 70 + k * width
-        steps = sorted({row["steps"] for row in rows if row["model"] == model})
-        across = {n: left + width * (0.12 + 0.62 * i / max(len(steps) - 1, 1)) for i, n in enumerate(steps)}
-        pen.text((left + 20, 96), model, 20, INK)
-        for n in steps:
-            pen.text((across[n], HEIGHT - 86), str(n), 17, GREY, "mt")
-        ends = {}
-        for schedule in dict.fromkeys(row["schedule"] for row in rows if row["model"] == model):
-            points = [(across[row["steps"]], down(row["rmse"])) for row in rows if (row["model"], row["schedule"]) == (model, schedule)]
-            kind = {"measured": 1, "ddim_uniform": 0}.get(schedule)
-            pen.line(points, "#b8bec8" if kind is None else COLOURS[kind], 2 if kind is None else 4)
-            if kind is not None:
-                for point in points:
-                    pen.mark(kind, point, 7)
-            ends[schedule] = points[-1], kind
-        lowest = 0
-        for schedule, ((x, y), kind) in sorted(ends.items(), key=lambda each: each[1][0][1]):
-            lowest = max(y, lowest + 17)  # names that would overlap move down
-            pen.text((x + 12, lowest), schedule, 15, GREY if kind is None else COLOURS[kind], "lm")
-    pen.text((WIDTH - 20, HEIGHT - 52), "model calls", 17, GREY, "rt")
-    Image.fromarray((pen.image()[0] * 255).byte().numpy()).save(path)
+    over = lambda row, other: f"{row['rmse'] / other['rmse']:.2f}" if row and other else ""  # noqa: E731
+    text = ["| model | calls | measured | the host's best | measured / the host's best | bound / the host's best | measured / ddim_uniform | probe calls | seconds |",
+            "|---|---|---|---|---|---|---|---|---|"]
+    for model, steps, measured, best, uniform, least in lines:
+        text.append(f"| {model} | {steps} | {measured['rmse']:.4f} | {best['rmse']:.4f} ({best['schedule']}) | {over(measured, best)} | {over(least, best)} "
+                    f"| {over(measured, uniform)} | {measured['probe_calls']} | {measured['seconds']:.0f} |")
+    ratios = [measured["rmse"] / best["rmse"] for _, _, measured, best, *_ in lines]
+    return "\n".join([*text, "", f"RMSE of the final latent to a 1000-step run, on seeds that were not probed. Of the host's best: {sum(ratios) / len(ratios):.2f} on average, "
+                      f"{max(ratios):.2f} at most. Bound: sigmas tuned by gradient descent of the true error, on 256 other seeds."])
 
 
 def main(folder):
@@ -126,5 +132,9 @@ def main(folder):
     with torch.no_grad():
         rows = [row for subject in subjects() for row in compare(*subject)]
     (folder / "adaptive.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    draw(rows, folder / "adaptive.png")
+    first_order = [row for row in rows if "dpmpp_2m" not in row["model"]]
+    panels = {row["model"]: {} for row in first_order}
+    for row in first_order:
+        panels[row["model"]].setdefault(row["schedule"], {})[row["steps"]] = row["rmse"]
+    draw(folder / "adaptive.png", "Error of the final latent (RMSE to a 1000-step run)", panels, ["ddim_uniform", "measured", BOUND])
     return markdown(summary(rows))

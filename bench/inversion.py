@@ -52,6 +52,7 @@ def row(name, steps, model, pictures, positive, stride):
 
     sigmas = schedule.stride_sigmas(model, steps, stride)[0]
     exact, ddim = (inversion.invert_latent(model, positive, positive, 1.0, {"samples": pictures}, sigmas, method=method) for method in ("exact", "ddim"))
+    maps = inversion.invert_latent(model, positive, positive, 1.0, {"samples": pictures}, sigmas, eta=1.0, measure=True)
     start = exact.noise.generate_noise({"samples": empty})
     calls = exact.run.calls
     more = schedule.stride_sigmas(model, calls, stride)[0]
@@ -61,6 +62,7 @@ def row(name, steps, model, pictures, positive, stride):
         "model": name, "steps": steps, "calls of exact": calls,
         "exact": rmse(run(start, empty, sigmas, sampler.ddim_sampler())), "exact, host's euler": rmse(run(start, empty, sigmas)),
         "ddim": rmse(run(ddim.noise.generate_noise({"samples": empty}), empty, sigmas)),
+        "noise maps at eta 1": maps.round_trip,
         "flipped sigmas": rmse(run(empty, run(empty, pictures, flipped), more)),
         "diffusers": diffusers_round_trip(model, pictures, positive, calls, rmse),
     }

@@ -16,7 +16,7 @@ from .solve import ADAMS_BASHFORTH, sample
 from .trajectory import BETWEEN, Reference, reference_run
 
 CRITERIA = ("reconstruction error", "score change")
-STARTS = 4  # how many of the candidates a search begins from
+STARTS = 4  # how many schedules are run in truth before the search, those of the least predicted loss
 STRAYING = 1.0  # weight of the straying on the way against the error at the end
 SWEEPS = 600  # coordinate visits of one search: bounds its time, a few seconds at 20 steps
 
@@ -51,7 +51,7 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
     denoise(x, sigma) -> x0_hat. x: (B, ...), noise at fine[0]. fine: falling floats, BETWEEN from one probed level to the next.
     candidates: other schedules, {name: sigmas with their 0}, to begin from and to compare with. refine: rounds of
     refinement, a true run each; 0 makes no true run at all. elements: how many of a picture's are kept, drawn at random; a mean over them stands for that of all.
-    Makes a call for every probed level and, with refine, steps more for each candidate and each round.
+    Makes a call for every probed level and, with refine, steps more for each round and each of at most STARTS candidates.
     """
     probe = Probe(denoise, x, elements)
     reference_run(probe, x, fine[::BETWEEN])
@@ -72,7 +72,9 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
         best = attempt(criterion, equal_score_change(reference, steps), refine > 0)
     else:
         starts = {"dynamic programming": paths[-1]} | known_positions(reference, candidates or {}, steps)
-        attempts = [attempt(name, start, refine > 0) for name, start in starts.items()]
+        expected = loss(reference, torch.stack(list(starts.values())), reference.growth, order).tolist()
+        promising = [name for _, name in sorted(zip(expected, starts))[:STARTS]]
+        attempts = [attempt(name, starts[name], refine > 0) for name in promising]
         best = refined(reference, attempts, attempt, order, refine)
     sigmas = reference.sigmas[best.positions].tolist() + [0.0]
     return Measured(sigmas, best.source, best.predicted, best.measured, probe.calls, by_steps)
@@ -97,7 +99,7 @@ def refined(reference, attempts, attempt, order, rounds):
         best, *others = sorted(attempts, key=lambda a: a.cost)
         if k % 2 == 0 or not others:
             reference.growth = best.growth
-            pool = torch.stack([best.positions, *(a.positions for a in others[: 0 if k else STARTS - 1])])
+            pool = torch.stack([a.positions for a in ([best] if k else [best, *others])])
             found = search(reference, pool, best.growth, order, reach=BETWEEN if k else 4 * BETWEEN)
             made = attempt("search", between(best.positions, found, part), rounds > 0)
             part *= 1.0 if made.cost < best.cost else 0.5

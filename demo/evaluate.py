@@ -1,6 +1,6 @@
 """The figures and sheets of the model card: `python -m demo.evaluate --comfyui COMFYUI --folder training --output sheets`.
 
-`--weights DIR` measures other weights than the shipped ones; `--only seeds captions words seconds autoencoder cover` measures some.
+`--weights DIR` measures other weights than the shipped ones; `--only seeds captions words seconds autoencoder cover held_out` measures some.
 """
 import argparse
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from . import data
 from .train import start_host
@@ -107,22 +108,43 @@ def autoencoder(painter, output, pictures, records):
             sheet([x[:96:8], y[:96:8]], output / "autoencoder.jpg")
 
 
-def sliced_wasserstein(a, b, projections=512, seed=0):
+def small(pictures):
+    """Vectors [N, 3072] of pictures [N, 128, 128, 3]: means of 4 x 4 pixels."""
+    return torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 4).flatten(1)
+
+
+def projected(vectors, projections=256, levels=100):
+    """Quantiles [levels, projections] of vectors [N, D] along random directions, the same ones always."""
+    directions = torch.randn(vectors.shape[1], projections, generator=torch.Generator().manual_seed(0))
+    return torch.quantile(vectors @ (directions / directions.norm(dim=0)), (torch.arange(levels) + 0.5) / levels, dim=0)
+
+
+def sliced_wasserstein(a, b):
     """Mean 1-Wasserstein distance of two sets of vectors [N, D] and [M, D] over random directions."""
-    directions = torch.randn(a.shape[1], projections, generator=torch.Generator().manual_seed(seed))
-    directions /= directions.norm(dim=0)
-    levels = (torch.arange(1000) + 0.5) / 1000
-    return (torch.quantile(a @ directions, levels, dim=0) - torch.quantile(b @ directions, levels, dim=0)).abs().mean().item()
+    return (projected(a) - projected(b)).abs().mean().item()
+
+
+def _split(pictures, records):
+    """Small vectors of the training pictures and of the held-out ones."""
+    real = small(torch.from_numpy(np.asarray(pictures)).float() / 255)
+    held = torch.tensor([r["held_out"] for r in records])
+    return real[~held], real[held]
 
 
 def cover(painter, output, pictures, records, count=2000):
-    small = lambda x: torch.nn.functional.avg_pool2d(x.movedim(-1, 1), 4).flatten(1)
-    real = small(torch.from_numpy(np.asarray(pictures)).float() / 255)
-    held = torch.tensor([r["held_out"] for r in records])
+    training, held = _split(pictures, records)
     drawn = torch.cat([small(painter.draw("", 50, seed=seed, guidance=1.0)) for seed in range(count // 50)])
-    few = int(held.sum())
-    for name, these in ((f"{count} samples", drawn), (f"{few} of them", drawn[:few]), (f"the {few} held-out pictures", real[held])):
-        yield f"sliced Wasserstein distance to the training pictures: {name} {sliced_wasserstein(these, real[~held]):.4f}"
+    for name, these in ((f"{count} samples", drawn), (f"{len(held)} of them", drawn[:len(held)]), (f"the {len(held)} held-out pictures", held)):
+        yield f"sliced Wasserstein distance to the training pictures: {name} {sliced_wasserstein(these, training):.4f}"
+
+
+def held_out(painter, output, pictures, records):
+    """What `run.py bench quality` compares with: quantiles of the held-out pictures, their captions, the training pictures' distance."""
+    training, held = _split(pictures, records)
+    captions = [r["caption"] or "" for r in records if r["held_out"]]
+    about = {"captions": json.dumps(captions), "training": f"{sliced_wasserstein(training, held):.4f}"}
+    save_file({"quantiles": projected(held).half().contiguous()}, Path(__file__).parent.parent / "bench" / "held_out.safetensors", about)
+    return [f"{len(captions)} held-out pictures, {about['training']} from the training pictures"]
 
 
 def main():
@@ -134,14 +156,14 @@ def main():
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--only", nargs="+", default=["seeds", "captions", "words", "seconds", "autoencoder", "cover"])
+    parser.add_argument("--only", nargs="+", default=["seeds", "captions", "words", "seconds", "autoencoder", "cover", "held_out"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start_host(options.comfyui, "cpu")
     options.output.mkdir(parents=True, exist_ok=True)
     pictures, records = data.prepare(options.folder / "data")
     painter = Painter(options.weights, options.guidance, options.steps)
-    extra = {"captions": [records], "autoencoder": [pictures, records], "cover": [pictures, records]}
+    extra = {"captions": [records], "autoencoder": [pictures, records], "cover": [pictures, records], "held_out": [pictures, records]}
     lines = []
     for name in options.only:
         for line in globals()[name](painter, options.output, *extra.get(name, [])):

@@ -76,18 +76,15 @@ def _latents(options, pictures, weights):
 
 
 def _config(options, records, pictures, latents):
-    """config.json: the starting weights' one with this data's new words, or a new one."""
-    if options.init:
-        config = json.loads((options.init / "config.json").read_text())
-    else:
-        flat = latents[0].movedim(1, 0).flatten(1)
-        mean, std = flat.mean(1), flat.std(1)
-        side = latents.shape[-1]
-        small = pictures.reshape(len(pictures), side, pictures.shape[1] // side, side, -1, 3).mean((2, 4))
-        z = torch.cat([flat.T, torch.ones(flat.shape[1], 1)], dim=1)
-        rgb = torch.linalg.lstsq(z, torch.from_numpy(small).float().reshape(-1, 3) / 127.5 - 1).solution.tolist()
-        config = {"unet": UNET, "prediction": "v", "betas": BETAS, "latent_mean": mean.tolist(), "latent_std": std.tolist(),
-                  "latent_rgb_factors": rgb[:4], "latent_rgb_bias": rgb[4], "text": {**TEXT, "vocabulary": {}}}
+    """config.json: the statistics of these latents, and the starting weights' vocabulary with this data's new words."""
+    flat = latents[0].movedim(1, 0).flatten(1)
+    side = latents.shape[-1]
+    small = pictures.reshape(len(pictures), side, pictures.shape[1] // side, side, -1, 3).mean((2, 4))
+    z = torch.cat([flat.T, torch.ones(flat.shape[1], 1)], dim=1)
+    rgb = torch.linalg.lstsq(z, torch.from_numpy(small).float().reshape(-1, 3) / 127.5 - 1).solution.tolist()
+    config = json.loads((options.init / "config.json").read_text()) if options.init else {
+        "unet": UNET, "prediction": "v", "betas": BETAS, "text": {**TEXT, "vocabulary": {}}}
+    config |= {"latent_mean": flat.mean(1).tolist(), "latent_std": flat.std(1).tolist(), "latent_rgb_factors": rgb[:4], "latent_rgb_bias": rgb[4]}
     words = config["text"]["vocabulary"]
     for record in records:
         if record["caption"]:

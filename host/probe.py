@@ -69,7 +69,7 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
     samples = latents.join(first, latent)
     noise = latent_noise({"samples": samples}, seed)
     candidates = host_schedules(sampling, steps)
-    total = probe_steps + (steps * (refine + len(candidates) + 1) if refine else 0)  # at most
+    total = probe_steps + (steps * (refine + adaptive.STARTS) if refine else 0)  # at most
     preview = latent_preview.prepare_callback(model, total)
     result = []
 

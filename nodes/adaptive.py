@@ -33,7 +33,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Int.Input("probe_steps", default=64, min=4, max=256, tooltip="Model calls of the reference run. 64 are fine for up to about 30 steps."),
                 io.Int.Input("probe_images", default=4, min=1, max=64, tooltip="Pictures measured at once. More make the schedule serve unseen seeds better; fewer need less memory and time."),
                 io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=False, tooltip="Seed of the measured pictures. You need not sample with it."),
-                io.Int.Input("refine", default=4, min=0, max=32, tooltip="Rounds of refinement, each a true run of steps calls, after one of every schedule of the host for comparison. "
+                io.Int.Input("refine", default=4, min=0, max=32, tooltip="Rounds of refinement, each a true run of steps calls, after those of the four most promising starts, the host's schedules among them. "
                              "0 trusts the reference run alone."),
             ],
             outputs=[
