@@ -32,7 +32,7 @@ def main(folder):
     head = list(rows[0])
     lines = ["| " + " | ".join(map(show, each.values())) + " |" for each in rows]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines,
-                      "", "RMSE of the worst picture, in the latent as the model sees it. Flipped sigmas and diffusers have as many calls as `exact`."])
+                      "", "RMSE of the worst picture, in the latent as the model sees it. `ddim` and the noise maps make a call a step; flipped sigmas and diffusers have as many calls as `exact`."])
 
 
 def row(name, steps, model, pictures, positive, stride):
