@@ -3,6 +3,7 @@
 import math
 import struct
 
+import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -48,7 +49,7 @@ def sample_ddim(
     sampling = model.inner_model.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     x = x.float()
-    if not math.isfinite(x.sum()):  # the one wait for the device before the loop
+    if not math.isfinite(x.sum()):  # this and check_sigmas wait for the device; the loop does not
         raise ValueError("the noise or the latent_image that sampling starts from holds NaN or infinite values")
     indices = list(range(x.shape[0])) if batch_index is None else batch_index
     if len(indices) != x.shape[0]:
@@ -58,7 +59,8 @@ def sample_ddim(
     limit = solve.CLIPS[clip]
 
     def noise(i):
-        return batch_noise(seed, indices, x.shape[1:], device=device, stream=stream(levels[i], noise_seed)).to(x.device)
+        drawn = batch_noise(seed, indices, x.shape[1:], device=device, stream=stream(levels[i], noise_seed))
+        return comfy.model_management.cast_to_device(drawn, x.device, x.dtype)  # without waiting for the device, where the host knows how
 
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(

@@ -1,10 +1,12 @@
 """Sampling through the host's guider, against diffusers, the host's own samplers, and closed forms."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import comfy.k_diffusion.sampling
 import comfy.model_management
@@ -216,6 +218,32 @@ def test_global_random_state_is_left_alone():
     before = torch.random.get_rng_state()
     run(model, sampler.ddim_sampler(eta=1.0), sigmas, noise=noise)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("options", [{}, dict(eta=1.0), dict(eta=1.0, noise_device="gpu"), dict(order=4), dict(clip="clamp"), dict(clip="dynamic")])
+def test_no_value_is_read_between_the_model_calls(options):
+    """On a GPU each read (item, tolist, a tensor as a condition) would wait for all that is queued there."""
+    model = analytic.model(ModelType.EPS)
+    sigmas, _ = schedule.stride_sigmas(model, 10, "trailing")
+    sampling, calls, reads = model.model.model_sampling, [], []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero):
+                reads.append(len(calls))
+            return function(*args, **(kwargs or {}))
+
+    class Denoiser:
+        inner_model = SimpleNamespace(inner_model=SimpleNamespace(model_sampling=sampling))
+
+        def __call__(self, x, sigma, **extra):
+            calls.append(sigma)
+            return 0.5 * x
+
+    with Watch():
+        sampler.sample_ddim(Denoiser(), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 14, sigmas, {"seed": 1}, disable=True, **options)
+    assert len(calls) == 10 and 0 in reads  # the checks before the loop do read
+    assert set(reads) <= {0, 10}
 
 
 def test_cancel_between_model_calls():
