@@ -122,8 +122,8 @@ def markdown(lines):
     for model, steps, measured, best, uniform, least in lines:
         text.append(f"| {model} | {steps} | {measured['rmse']:.4f} | {best['rmse']:.4f} ({best['schedule']}) | {over(measured, best)} | {over(least, best)} "
                     f"| {over(measured, uniform)} | {measured['probe_calls']} | {measured['seconds']:.0f} |")
-    ratios = [measured["rmse"] / best["rmse"] for _, _, measured, best, *_ in lines]
-    return "\n".join([*text, "", f"RMSE of the final latent to a 1000-step run, on seeds that were not probed. Of the host's best: {sum(ratios) / len(ratios):.2f} on average, "
+    ratios = [measured["rmse"] / best["rmse"] for model, _, measured, best, *_ in lines if "dpmpp_2m" not in model]
+    return "\n".join([*text, "", f"RMSE of the final latent to a 1000-step run, on seeds that were not probed. With DDIM, of the host's best: {sum(ratios) / len(ratios):.2f} on average, "
                       f"{max(ratios):.2f} at most. Bound: sigmas tuned by gradient descent of the true error, on 256 other seeds."])
 
 

@@ -27,7 +27,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Latent.Input("latent_image", tooltip="Size of the pictures. Its first picture is used."),
                 io.Int.Input("steps", default=10, min=1, max=256, tooltip="Model calls of the schedule that you want; at most probe_steps."),
                 io.Int.Input("order", default=1, min=1, max=max(ADAMS_BASHFORTH), tooltip="Order of the sampler that will use it: 1 for DDIM and euler, 2 to 4 for DDIM Sampler (PLMS) of that order. "
-                             "Other second-order samplers, such as dpmpp_2m, are nearest to 2."),
+                             "Not for dpmpp_2m and its kin, which do better on the host's own schedules."),
                 io.Combo.Input("criterion", options=list(CRITERIA), default=CRITERIA[0], tooltip="reconstruction error: the final picture as near as possible to the reference. "
                                "score change: every step sees the same change of the predicted noise; no search."),
                 io.Int.Input("probe_steps", default=64, min=4, max=256, tooltip="Model calls of the reference run. 64 are fine for up to about 30 steps."),
