@@ -81,7 +81,7 @@ def legend(pen, curves, right, y):
 
 def log_ticks(bottom, top):
     """Round numbers between two powers of ten, few enough to read."""
-    for digits in ((1, 2, 5), (1, 3), (1,)):
+    for digits in (range(1, 10), (1, 2, 5), (1, 3), (1,)):
         ticks = [d * 10.0**k for k in range(math.floor(bottom), math.ceil(top) + 1) for d in digits]
         ticks = [tick for tick in ticks if bottom <= math.log10(tick) <= top]
         if len(ticks) <= 12:
