@@ -2,7 +2,8 @@
 
 First the best K of the probed levels by dynamic programming; then true runs of it and of other known schedules; then a search for
 the least error at sigma 0 on the recorded run (trajectory.py), which costs no model call and is tried in a true run, by turns with
-schedules half way between the two best.
+schedules half way between the two best. What the simulation of the best schedule missed at its end, against the true run, is
+added to that of its neighbours, so that the search begins from the true error.
 
 Neighbours: Chen et al., GITS (2405.11326), dynamic programming over a recorded trajectory; Xue et al., DMN (2402.17376);
 Sabour et al., Align Your Steps (2404.14507), whose tables are made offline.
@@ -31,6 +32,7 @@ class Attempt:
     measured: float | None  # None where no true run was made
     cost: float
     growth: torch.Tensor  # (M,) as the true run saw it
+    defect: tuple | None  # what the simulation of this schedule missed at the end; None where no true run was made
 
 
 @dataclass
@@ -62,10 +64,12 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
         error, straying = simulate(reference, positions[None], reference.growth, order)
         predicted = float(reference.rmse(error))
         if run:
-            measured, cost = true_run(probe, reference, x, positions, order)
+            measured, cost, end_error = true_run(probe, reference, x, positions, order)
+            simulated, _ = simulate(reference, positions[None], reference.growth, order)
+            defect = reference.defect(end_error - reference.slope(simulated[0]))
         else:
-            measured, cost = None, predicted + float(straying) * STRAYING * reference.spread_end
-        return Attempt(source, positions, predicted, measured, cost, reference.growth)
+            measured, cost, defect = None, predicted + float(straying) * STRAYING * reference.spread_end, None
+        return Attempt(source, positions, predicted, measured, cost, reference.growth, defect)
 
     by_steps = [attempt("", path, False).predicted for path in paths]
     if criterion == CRITERIA[1]:
@@ -99,8 +103,7 @@ def refined(reference, attempts, attempt, order, rounds):
         best, *others = sorted(attempts, key=lambda a: a.cost)
         if k % 2 == 0 or not others:
             reference.growth = best.growth
-            pool = torch.stack([a.positions for a in ([best] if k else [best, *others])])
-            found = search(reference, pool, best.growth, order, reach=BETWEEN if k else 4 * BETWEEN)
+            found = search(reference, best.positions[None], best.growth, order, reach=BETWEEN if k else 4 * BETWEEN, defect=best.defect)
             made = attempt("search", between(best.positions, found, part), rounds > 0)
             part *= 1.0 if made.cost < best.cost else 0.5
         else:
@@ -138,7 +141,7 @@ def known_positions(reference, candidates, steps):
 
 
 def true_run(probe, reference, x, positions, order):
-    """Sample with a schedule: (RMSE at the end, the loss), means over the pictures. Sets reference.growth to what it saw."""
+    """Sample with a schedule: (RMSE at the end, the loss), means over the pictures, and the error (B, E). Sets reference.growth to what it saw."""
     sigmas = reference.sigmas[positions].tolist() + [0.0]
     shares = visit_shares(positions[None], len(reference.sigmas))[0].tolist()
     straying, growths = torch.zeros(len(x)), []
@@ -155,8 +158,9 @@ def true_run(probe, reference, x, positions, order):
     end = sample(lambda x, k: probe(x, sigmas[k]), x, [1.0] * len(sigmas), sigmas, order=order, callback=watch)
     if growths:
         reference.set_growth(growths)
-    error = (probe.kept(end) - reference.state(reference.end)).pow(2).mean(1).sqrt()
-    return float(error.mean()), float((error + STRAYING * reference.spread_end * straying).mean())
+    end_error = probe.kept(end) - reference.state(reference.end)
+    error = end_error.pow(2).mean(1).sqrt()
+    return float(error.mean()), float((error + STRAYING * reference.spread_end * straying).mean()), end_error
 
 
 def jump_errors(reference, order):
@@ -235,22 +239,23 @@ def visit_shares(positions, count):
     return (after - before) / (2 * (count - 1))
 
 
-def loss(reference, positions, growth, order=1):
+def loss(reference, positions, growth, order=1, defect=None):
     """What a search makes small: the error at sigma 0, and as much again for straying.
 
     A run that strays on the way may end as another picture; the error at the end of the few probed runs does not show it.
+    defect: Reference.defect of a true run, which sets the simulation right for schedules near that one.
     """
     error, straying = simulate(reference, positions, growth, order)
-    return reference.rmse(error) + STRAYING * reference.spread_end * straying
+    return reference.rmse(error, defect) + STRAYING * reference.spread_end * straying
 
 
-def search(reference, starts, growth, order=1, reach=64):
+def search(reference, starts, growth, order=1, reach=64, defect=None):
     """Coordinate search over the inner positions from several starts at once, halving its reach: the best (K,) positions.
 
     starts: (S, K), each strictly rising from 0; so is the result.
     """
     positions, last = starts.clone(), len(reference.sigmas) - 1
-    best = loss(reference, positions, growth, order)
+    best = loss(reference, positions, growth, order, defect)
     many, steps = positions.shape
     moves = torch.tensor([-3, -2, -1, 1, 2, 3])
     visits = SWEEPS
@@ -262,7 +267,7 @@ def search(reference, starts, growth, order=1, reach=64):
             places = torch.minimum(torch.maximum(positions[:, k, None] + moves * reach, low[:, None]), high[:, None])
             tried = positions[:, None].repeat(1, len(moves), 1)
             tried[:, :, k] = places
-            found, which = loss(reference, tried.flatten(0, 1), growth, order).view(many, -1).min(1)
+            found, which = loss(reference, tried.flatten(0, 1), growth, order, defect).view(many, -1).min(1)
             better = found < best * (1 - 1e-4)
             positions = torch.where(better[:, None], tried[torch.arange(many), which], positions)
             best = torch.where(better, found, best)

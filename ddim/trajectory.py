@@ -73,9 +73,18 @@ class Reference:
         x = self.state(weights).double()
         return (x - x.mean(0) if len(x) > 1 else x - x.mean()).pow(2).mean().sqrt().clamp(min=1e-12)
 
-    def rmse(self, weights):
-        """Root mean square of sums of slopes: (..., N) -> (...)."""
-        return ((weights @ self.gram) * weights).sum(-1).clamp(min=0).sqrt()
+    def defect(self, error):
+        """What rmse needs to add an error (B, E) that is no sum of slopes: mean products with each slope (N,), and mean square."""
+        error = error.double()
+        return torch.stack([(slope.double() * error).mean() for slope in self.slopes]), error.pow(2).mean()
+
+    def rmse(self, weights, defect=None):
+        """Root mean square of sums of slopes: (..., N) -> (...); with a defect, of those and its error together."""
+        square = ((weights @ self.gram) * weights).sum(-1)
+        if defect is not None:
+            products, own = defect
+            square = square + 2 * weights @ products + own
+        return square.clamp(min=0).sqrt()
 
     def positions(self, sigmas):
         """The positions nearest to a schedule's sigmas (without its closing 0), or None where two fall together."""

@@ -158,3 +158,11 @@ def test_cancel_stops_the_probe():
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):
         probe.measured_schedule(model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, EMPTY, 4, probe_steps=8)
+
+
+def test_defect_is_the_error_that_slopes_do_not_explain():
+    ref, _ = reference(8)
+    weights = torch.linspace(-1, 1, 8, dtype=torch.float64)
+    rest = torch.randn(2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole = ref.slope(weights).double() + rest
+    assert float(ref.rmse(weights, ref.defect(rest))) == pytest.approx(float(whole.pow(2).mean().sqrt()), rel=1e-6)
