@@ -103,7 +103,9 @@ def refined(reference, attempts, attempt, order, rounds):
         best, *others = sorted(attempts, key=lambda a: a.cost)
         if k % 2 == 0 or not others:
             reference.growth = best.growth
-            found = search(reference, best.positions[None], best.growth, order, reach=BETWEEN if k else 4 * BETWEEN, defect=best.defect)
+            # A defect holds near its own schedule alone; without true runs there is none, and every start is as good.
+            pool = torch.stack([a.positions for a in (attempts if best.defect is None else [best])])
+            found = search(reference, pool, best.growth, order, reach=BETWEEN if k else 4 * BETWEEN, defect=best.defect)
             made = attempt("search", between(best.positions, found, part), rounds > 0)
             part *= 1.0 if made.cost < best.cost else 0.5
         else:
@@ -141,7 +143,10 @@ def known_positions(reference, candidates, steps):
 
 
 def true_run(probe, reference, x, positions, order):
-    """Sample with a schedule: (RMSE at the end, the loss), means over the pictures, and the error (B, E). Sets reference.growth to what it saw."""
+    """Sample with a schedule: (RMSE at the end, the loss), means over the pictures, and the error (B, E).
+
+    Sets reference.growth to what it saw.
+    """
     sigmas = reference.sigmas[positions].tolist() + [0.0]
     shares = visit_shares(positions[None], len(reference.sigmas))[0].tolist()
     straying, growths = torch.zeros(len(x)), []
