@@ -6,26 +6,39 @@ Everything that a schedule does near that run is then a weighted sum of the reco
 inner products, whatever the size of the latent.
 """
 
+import numpy as np
 import torch
 
 BETWEEN = 16  # positions that a schedule may take from one probed level to the next
 
 
-def reference_run(probe, x, sigmas):
-    """Run x down sigmas (floats > 0), one model call a level, second order: Adams-Bashforth, then a trapezoid without a new call.
+def reference_run(probe, x, fine):
+    """Run x down every BETWEEN-th of the falling levels fine (> 0), one model call each.
 
-    probe(x, sigma) -> x0_hat; probe.kept(slope) of every level is appended to probe.slopes.
+    Multistep, predicted through the last two slopes and corrected through the last three, the new one among them, as
+    Adams-Moulton methods do. probe(x, sigma) -> x0_hat; probe.kept(slope) of every level is appended to probe.slopes.
     """
-    guess, before = x, None
-    for i, sigma in enumerate(sigmas):
-        slope = (guess - probe(guess, sigma)) / sigma
-        probe.slopes.append(probe.kept(slope))
+    guess, slopes = x, []
+    for i, sigma in enumerate(fine[::BETWEEN]):
+        slopes = [*slopes[-2:], (guess - probe(guess, sigma)) / sigma]
+        probe.slopes.append(probe.kept(slopes[-1]))
         if i > 0:
-            x = x + last / 2 * (slope + before)
-        if i + 1 < len(sigmas):
-            step = sigmas[i + 1] - sigma
-            guess = x + step * slope if i == 0 else x + step * (slope + step / (2 * last) * (slope - before))
-            before, last = slope, step
+            x = advanced(x, slopes, fine[(i - 1) * BETWEEN : i * BETWEEN + 1], len(slopes) - 2)
+        if (i + 1) * BETWEEN < len(fine):
+            guess = advanced(x, slopes[-2:], fine[i * BETWEEN : (i + 1) * BETWEEN + 1], min(i, 1))
+
+
+def advanced(x, slopes, sigmas, node):
+    """x after the levels sigmas, from one probed level to the next: their slopes are a polynomial through those given.
+
+    The first of sigmas is the level of slopes[node].
+    """
+    places = node + torch.arange(BETWEEN + 1, dtype=torch.float64) / BETWEEN
+    value = lagrange(places, range(len(slopes)))
+    step = torch.tensor(sigmas, dtype=torch.float64).diff()[:, None]
+    for weight, slope in zip((step * (value[1:] + value[:-1]) / 2).sum(0).tolist(), slopes):
+        x = x + weight * slope
+    return x
 
 
 class Reference:
@@ -44,11 +57,11 @@ class Reference:
         steps = self.sigmas.diff()[:, None] * (self.value[1:] + self.value[:-1]) / 2
         self.integral = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])  # (M, N): x there, less the start
         self.end = self.integral[-1] - self.sigmas[-1] * self.value[-1]  # (N,): x at sigma 0, which is x0_hat at sigma_min
-        self.gram = sum(d.double() @ d.double().T for d in slopes.unbind(1)) / slopes[0].numel()  # (N, N) mean products
+        self.gram = products(slopes).mean(0)  # (N, N)
         spread = torch.stack([self._spread(self.integral[k * BETWEEN]) for k in range(len(slopes))])
         self.spread_end = float(self._spread(self.end))
         self.spread = (self.value @ spread.log()).exp()  # (M,)
-        # How fast a small difference grows: that of pictures from each other, until a run measures its own.
+        # How fast a small difference grows, for want of better: as the pictures part from each other.
         self.growth = torch.gradient(self.spread.log(), spacing=(self.sigmas,))[0]
 
     def state(self, weights):
@@ -58,39 +71,31 @@ class Reference:
     def slope(self, weights):
         return torch.tensordot(weights.to(self.slopes), self.slopes, 1)
 
-    def set_growth(self, seen):
-        """Growths that a true run saw, [(position, growth), ...]: sigma times growth is interpolated between them."""
-        at = torch.tensor([position for position, _ in seen], dtype=torch.float64)
-        seen = torch.tensor([float(self.sigmas[position]) * growth for position, growth in seen], dtype=torch.float64)
-        everywhere = torch.arange(len(self.sigmas), dtype=torch.float64)
-        if len(at) > 1:
-            right = torch.searchsorted(at, everywhere).clamp(1, len(at) - 1)
-            part = ((everywhere - at[right - 1]) / (at[right] - at[right - 1])).clamp(0, 1)
-            seen = torch.lerp(seen[right - 1], seen[right], part)
-        self.growth = seen / self.sigmas
-
     def _spread(self, weights):
         x = self.state(weights).double()
         return (x - x.mean(0) if len(x) > 1 else x - x.mean()).pow(2).mean().sqrt().clamp(min=1e-12)
 
-    def defect(self, error):
-        """What rmse needs to add an error (B, E) that is no sum of slopes: mean products with each slope (N,), and mean square."""
-        error = error.double()
-        return torch.stack([(slope.double() * error).mean() for slope in self.slopes]), error.pow(2).mean()
-
-    def rmse(self, weights, defect=None):
-        """Root mean square of sums of slopes: (..., N) -> (...); with a defect, of those and its error together."""
-        square = ((weights @ self.gram) * weights).sum(-1)
-        if defect is not None:
-            products, own = defect
-            square = square + 2 * weights @ products + own
-        return square.clamp(min=0).sqrt()
+    def rmse(self, weights):
+        """Root mean square of sums of slopes: (..., N) -> (...)."""
+        return ((weights @ self.gram) * weights).sum(-1).clamp(min=0).sqrt()
 
     def positions(self, sigmas):
-        """The positions nearest to a schedule's sigmas (without its closing 0), or None where two fall together."""
-        near = [int((self.sigmas - float(sigma)).abs().argmin()) for sigma in sigmas]
-        near[0] = 0
-        return near if all(a < b for a, b in zip(near, near[1:])) else None
+        """Where a schedule's sigmas (without its closing 0) lie, begun at sigma_max: (K,) floats."""
+        at = np.interp(-np.array(sigmas), -self.sigmas.numpy(), np.arange(len(self.sigmas)))
+        at[0] = 0
+        return torch.tensor(at)
+
+
+def interpolated(rows, positions):
+    """Rows (M, ...) at positions that need not be whole."""
+    left = positions.long().clamp(min=0, max=max(len(rows) - 2, 0))
+    part = (positions - left).view(*positions.shape, *[1] * (rows.ndim - 1))
+    return torch.lerp(rows[left], rows[(left + 1).clamp(max=len(rows) - 1)], part)
+
+
+def products(fields):
+    """Mean products of fields (N, B, E) with each other, of each picture: (B, N, N)."""
+    return torch.stack([field.double() @ field.double().T / field.shape[1] for field in fields.unbind(1)])
 
 
 def cubic_weights(count):
@@ -98,9 +103,13 @@ def cubic_weights(count):
     rows = torch.zeros((count - 1) * BETWEEN + 1, count, dtype=torch.float64)
     nodes = min(4, count)
     for m in range(len(rows)):
-        u = m / BETWEEN
-        first = min(max(int(u) - 1, 0), count - nodes)
+        first = min(max(m // BETWEEN - 1, 0), count - nodes)
         near = range(first, first + nodes)
-        for a in near:
-            rows[m, a] = torch.tensor([(u - b) / (a - b) for b in near if b != a], dtype=torch.float64).prod()
+        rows[m, first : first + nodes] = lagrange(torch.tensor(m / BETWEEN, dtype=torch.float64), near)
     return rows
+
+
+def lagrange(places, nodes):
+    """Weights (..., n) of values at n nodes in the polynomial through them, at places (...)."""
+    factors = [[(places - b) / (a - b) for b in nodes if b != a] for a in nodes]
+    return torch.stack([torch.stack([torch.ones_like(places), *row]).prod(0) for row in factors], -1)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.ddim import adaptive
-from ddim_toolkit.ddim.solve import sample
-from ddim_toolkit.ddim.trajectory import BETWEEN, Reference, cubic_weights, reference_run
+from ddim_toolkit.ddim.forecast import Forecast
+from ddim_toolkit.ddim.trajectory import BETWEEN, Reference, cubic_weights, interpolated, reference_run
 from ddim_toolkit.host import probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
@@ -25,11 +25,11 @@ def gaussian(x, sigma):
     return x * SPREAD**2 / (SPREAD**2 + sigma**2)
 
 
-def reference(count, pictures=2):
+def reference(count, pictures=2, denoise=gaussian):
     fine = torch.logspace(math.log10(TOP), math.log10(BOTTOM), (count - 1) * BETWEEN + 1, dtype=torch.float64).tolist()
     x = TOP * torch.randn(pictures, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    run = adaptive.Probe(gaussian, x, 100)
-    reference_run(run, x, fine[::BETWEEN])
+    run = adaptive.Probe(denoise, x, 100)
+    reference_run(run, x, fine)
     return Reference(fine, torch.stack(run.slopes), run.kept(x)), x
 
 
@@ -37,7 +37,7 @@ def test_reference_run_follows_the_closed_form():
     ref, x = reference(48)
     for position in (0, 100, 400, 47 * BETWEEN):
         exact = x * math.sqrt((SPREAD**2 + float(ref.sigmas[position]) ** 2) / (SPREAD**2 + TOP**2))
-        torch.testing.assert_close(ref.state(ref.integral[position]).double(), exact, rtol=5e-3, atol=1e-4)
+        torch.testing.assert_close(ref.state(ref.integral[position]).double(), exact, rtol=2e-4, atol=1e-5)
     assert len(ref.slopes) == 48
 
 
@@ -76,24 +76,72 @@ def test_error_of_one_jump_is_that_of_the_sampler(order):
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
-def test_simulation_without_model_calls_agrees_with_sampling(order):
-    """On Gaussian data the growth of an error is the same everywhere, so that the simulation has nothing left to guess."""
+def test_forecast_agrees_with_sampling_where_the_growth_is_known(order):
+    """On Gaussian data every error grows alike, so that the forecast has nothing left to guess."""
     ref, x = reference(64)
-    ref.growth = ref.sigmas / (SPREAD**2 + ref.sigmas**2)
-    positions = torch.tensor([0, 150, 400, 600, 800])
-    sigmas = [*ref.sigmas[positions].tolist(), 0.0]
-    end = sample(lambda x, i: gaussian(x, sigmas[i]), x, [1.0] * 6, sigmas, order=order)
-    true = (end - ref.state(ref.end)).pow(2).mean().sqrt()
-    error, _ = adaptive.simulate(ref, positions[None], ref.growth, order)
-    assert float(ref.rmse(error)) == pytest.approx(float(true), rel=0.02)
+    forecast = Forecast(ref, order)
+    forecast.growth = ref.sigmas / (SPREAD**2 + ref.sigmas**2)
+    positions = torch.tensor([0, 150.5, 400, 600.25, 800], dtype=torch.float64)
+    end, _ = run_truly(gaussian, ref, x, positions, order)
+    assert float(forecast(positions[None])[0]) == pytest.approx(float(rmse(end)), rel=0.02)
+
+
+WIDTHS = torch.tensor([0.05, 0.1, 0.2, 0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+def uneven(x, sigma):
+    """x0_hat of Gaussian data with a deviation of its own for each element: errors grow at six rates."""
+    return x * WIDTHS**2 / (WIDTHS**2 + sigma**2)
+
+
+def run_truly(denoise, ref, x, positions, order=1):
+    return adaptive.true_run(adaptive.Probe(denoise, x, 100), ref, x, positions, order)
+
+
+def rmse(error):
+    return error.double().pow(2).mean(1).sqrt().mean()
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_forecast_repeats_the_true_runs_that_it_learned(order):
+    ref, x = reference(32, denoise=uneven)
+    forecast = Forecast(ref, order)
+    schedules = torch.tensor([[0, 100, 200, 350, 450], [0, 60, 190.5, 300, 440], [0, 150, 260, 300, 496]], dtype=torch.float64)
+    unlearned, ends = forecast(schedules)[0], []
+    for positions in schedules:
+        error, changes = run_truly(uneven, ref, x, positions, order)
+        forecast.learn(positions, changes)
+        ends.append(rmse(error))
+    torch.testing.assert_close(forecast(schedules)[0], torch.stack(ends), rtol=0.04, atol=0)
+    assert (abs(unlearned / torch.stack(ends) - 1) > 0.1).any()
+
+
+def test_forecast_of_a_new_schedule_is_better_for_what_it_learned():
+    ref, x = reference(32, denoise=uneven)
+    forecast = Forecast(ref, 1)
+    new = torch.tensor([0, 90, 200, 320, 470], dtype=torch.float64)
+    true = rmse(run_truly(uneven, ref, x, new)[0])
+    before = float(abs(forecast(new[None])[0] / true - 1))
+    for positions in ([0, 100, 200, 350, 450], [0, 60, 190, 300, 440], [0, 120, 230, 320, 480], [0, 80, 170, 310, 460]):
+        positions = torch.tensor(positions, dtype=torch.float64)
+        forecast.learn(positions, run_truly(uneven, ref, x, positions)[1])
+    after = float(abs(forecast(new[None])[0] / true - 1))
+    assert after < 0.02 and after < before / 3
 
 
 def test_search_never_makes_it_worse_and_keeps_the_order():
     ref, _ = reference(32)
-    starts = torch.stack([torch.tensor([0, 1, 2, 3, 4]), torch.arange(5) * 99])
-    found = adaptive.search(ref, starts, ref.growth)
-    assert found[0] == 0 and (found.diff() > 0).all() and found[-1] < len(ref.sigmas)
-    assert adaptive.loss(ref, found[None], ref.growth) <= adaptive.loss(ref, starts, ref.growth).min()
+    forecast = Forecast(ref, 1)
+    for start in (torch.arange(5.0, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64) * 99):
+        found = adaptive.search(forecast, start, 0.6)
+        assert found[0] == 0 and (found.diff() > 0).all() and found[-1] <= len(ref.sigmas) - 1
+        assert forecast(found[None])[1] <= forecast(start[None])[1]
+
+
+def test_interpolation_between_positions_is_linear_and_stays_within():
+    rows = torch.tensor([[0.0, 1.0], [2.0, 5.0], [4.0, 5.0]])
+    torch.testing.assert_close(interpolated(rows, torch.tensor([0.0, 0.5, 2.0])), torch.tensor([[0.0, 1.0], [1.0, 3.0], [4.0, 5.0]]))
+    torch.testing.assert_close(interpolated(rows[:1], torch.tensor(0.0)), rows[0])
 
 
 @pytest.mark.parametrize("criterion", adaptive.CRITERIA)
@@ -158,11 +206,3 @@ def test_cancel_stops_the_probe():
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):
         probe.measured_schedule(model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, EMPTY, 4, probe_steps=8)
-
-
-def test_defect_is_the_error_that_slopes_do_not_explain():
-    ref, _ = reference(8)
-    weights = torch.linspace(-1, 1, 8, dtype=torch.float64)
-    rest = torch.randn(2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    whole = ref.slope(weights).double() + rest
-    assert float(ref.rmse(weights, ref.defect(rest))) == pytest.approx(float(whole.pow(2).mean().sqrt()), rel=1e-6)
