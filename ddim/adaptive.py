@@ -8,6 +8,7 @@ Neighbours: Chen et al., GITS (2405.11326), dynamic programming over a recorded 
 Sabour et al., Align Your Steps (2404.14507), whose tables are made offline.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ from .trajectory import BETWEEN, Reference, interpolated, reference_run
 CRITERIA = ("reconstruction error", "score change")
 STARTS = 4  # how many schedules are run in truth before the search, those of the least forecast loss
 REACH = 0.6  # how far the first search may change the logs of the gaps between levels
-EVALUATIONS = 60  # forecasts of one search, about
+ITERATIONS = 60  # of one search, up to FEW steps; then fewer, as each takes longer with the square of the steps
+FEW = 30
 AFTER = 2 * BETWEEN  # positions that the last gap counts beyond sigma_min, so that a last level there is no dead end
 
 
@@ -117,7 +119,8 @@ def search(forecast, start, reach):
         moves.grad = (losses[1:] - losses[0]) / nudge
         return losses[0]
 
-    torch.optim.LBFGS([moves], max_iter=EVALUATIONS, history_size=20, tolerance_grad=1e-9, tolerance_change=1e-7, line_search_fn="strong_wolfe").step(closure)
+    rounds = math.ceil(ITERATIONS * min(1, FEW / steps) ** 2)
+    torch.optim.LBFGS([moves], max_iter=rounds, history_size=20, tolerance_grad=1e-9, tolerance_change=1e-7, line_search_fn="strong_wolfe").step(closure)
     return positions(moves)
 
 

@@ -13,7 +13,8 @@ from .solve import ADAMS_BASHFORTH
 from .trajectory import interpolated, products
 
 STRAYING = 1.0  # weight of the straying on the way against the error at the end
-RUNS = 8  # true runs that are remembered, the best
+RUNS = 8  # true runs that are remembered, the best,
+CHANGES = 512  # or fewer, with no more changes of slopes than this in all: bounds time and memory at many steps
 RIDGE = 1e-4  # of a run's own mean square: keeps mixtures of nearly equal runs small
 
 
@@ -41,7 +42,8 @@ class Forecast:
 
     def learn(self, positions, changes):
         """Take in a true run, whose slopes differed from the reference's by changes (K, B, E); returns its loss."""
-        best = sorted(range(len(self.runs)), key=lambda i: self.losses[i])[: RUNS - 1]
+        room = min(RUNS, max(CHANGES // len(positions), 2))
+        best = sorted(range(len(self.runs)), key=lambda i: self.losses[i])[: room - 1]
         self.runs = [*(self.runs[i] for i in best), (positions, changes)]
         self.grams = products(torch.cat([self.reference.slopes, *(changes for _, changes in self.runs)]))
         own = torch.eye(self.grams.shape[1], dtype=torch.float64)[len(self.reference.slopes) :].split([len(p) for p, _ in self.runs])
