@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 from .solve import ADAMS_BASHFORTH
-from .trajectory import interpolated, products
+from .trajectory import interpolated, products, root_mean_square
 
 STRAYING = 1.0  # weight of the straying on the way against the error at the end
 RUNS = 8  # true runs that are remembered, the best,
@@ -27,7 +27,7 @@ class Forecast:
     def __init__(self, reference, order):
         self.reference, self.order, self.growth = reference, order, reference.growth
         self.runs, self.losses = [], []  # (positions, changes (K, B, E)) of the true runs, and their losses
-        self.grams = products(reference.slopes)
+        self.grams = reference.grams
         self.mixture = self.rest = torch.zeros(len(reference.sigmas), 0, len(reference.slopes), dtype=torch.float64)
 
     def __call__(self, positions):
@@ -97,16 +97,10 @@ class Forecast:
         pictures. A run that strays may end as another picture, which the end of the few that are probed does not show.
         """
         ref = self.reference
-        rmse = root(((errors[-1] @ self.grams) * errors[-1]).sum(-1)).mean(0)
+        rmse = root_mean_square(errors[-1], self.grams).mean(0)
         shares = visit_shares(positions, len(ref.sigmas)) / interpolated(ref.spread, positions)
-        on_the_way, gram = torch.stack(errors[:-1], 1), self.grams.mean(0)
-        straying = (shares * root(((on_the_way @ gram) * on_the_way).sum(-1))).sum(1)
+        straying = (shares * root_mean_square(torch.stack(errors[:-1], 1), self.grams.mean(0))).sum(1)
         return rmse, rmse + STRAYING * ref.spread_end * straying
-
-
-def root(square):
-    """The square root of what is never below 0 but for rounding."""
-    return square.clamp(min=0).sqrt()
 
 
 def visit_shares(positions, count):

@@ -57,7 +57,8 @@ class Reference:
         steps = self.sigmas.diff()[:, None] * (self.value[1:] + self.value[:-1]) / 2
         self.integral = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])  # (M, N): x there, less the start
         self.end = self.integral[-1] - self.sigmas[-1] * self.value[-1]  # (N,): x at sigma 0, which is x0_hat at sigma_min
-        self.gram = products(slopes).mean(0)  # (N, N)
+        self.grams = products(slopes)  # (B, N, N)
+        self.gram = self.grams.mean(0)
         spread = torch.stack([self._spread(self.integral[k * BETWEEN]) for k in range(len(slopes))])
         self.spread_end = float(self._spread(self.end))
         self.spread = (self.value @ spread.log()).exp()  # (M,)
@@ -77,7 +78,7 @@ class Reference:
 
     def rmse(self, weights):
         """Root mean square of sums of slopes: (..., N) -> (...)."""
-        return ((weights @ self.gram) * weights).sum(-1).clamp(min=0).sqrt()
+        return root_mean_square(weights, self.gram)
 
     def positions(self, sigmas):
         """Where a schedule's sigmas (without its closing 0) lie, begun at sigma_max: (K,) floats."""
@@ -88,7 +89,7 @@ class Reference:
 
 def interpolated(rows, positions):
     """Rows (M, ...) at positions that need not be whole."""
-    left = positions.long().clamp(min=0, max=max(len(rows) - 2, 0))
+    left = positions.long().clamp(max=max(len(rows) - 2, 0))
     part = (positions - left).view(*positions.shape, *[1] * (rows.ndim - 1))
     return torch.lerp(rows[left], rows[(left + 1).clamp(max=len(rows) - 1)], part)
 
@@ -98,14 +99,20 @@ def products(fields):
     return torch.stack([field.double() @ field.double().T / field.shape[1] for field in fields.unbind(1)])
 
 
+def root_mean_square(weights, gram):
+    """Of sums of fields with mean products gram (..., N, N), with weights (..., N)."""
+    return ((weights @ gram) * weights).sum(-1).clamp(min=0).sqrt()
+
+
 def cubic_weights(count):
     """Weights (M, count) that interpolate values at 0 .. count - 1 by cubics through the four nearest, BETWEEN to a unit."""
-    rows = torch.zeros((count - 1) * BETWEEN + 1, count, dtype=torch.float64)
+    places = torch.arange((count - 1) * BETWEEN + 1, dtype=torch.float64) / BETWEEN
+    rows = torch.zeros(len(places), count, dtype=torch.float64)
     nodes = min(4, count)
-    for m in range(len(rows)):
-        first = min(max(m // BETWEEN - 1, 0), count - nodes)
-        near = range(first, first + nodes)
-        rows[m, first : first + nodes] = lagrange(torch.tensor(m / BETWEEN, dtype=torch.float64), near)
+    for k in range(count):
+        first = min(max(k - 1, 0), count - nodes)
+        after = slice(k * BETWEEN, (k + 1) * BETWEEN)
+        rows[after, first : first + nodes] = lagrange(places[after], range(first, first + nodes))
     return rows
 
 
