@@ -21,7 +21,7 @@ def draw(path, title, panels, accents):
     for k, (name, series) in enumerate(panels.items()):
         left = 80 + k * width
         calls = sorted({n for points in series.values() for n in points})
-        across = {n: left + width * (0.1 + 0.55 * i / max(len(calls) - 1, 1)) for i, n in enumerate(calls)}
+        across = {n: left + width * (0.08 + 0.52 * i / max(len(calls) - 1, 1)) for i, n in enumerate(calls)}
         pen.text((left + 20, 96), name, 20 * min(1, (width - 40) / pen.width(name, 20)), INK)
         for n in calls:
             pen.text((across[n], HEIGHT - 86), str(n), 17, GREY, "mt")

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from .forecast import Forecast
-from .solve import ADAMS_BASHFORTH, sample
+from .multistep import PLMS, DPMSolver2M
+from .solve import check_finite
 from .trajectory import BETWEEN, Reference, interpolated, reference_run
 
 CRITERIA = ("reconstruction error", "score change")
+SAMPLERS = ("DDIM", "dpmpp_2m")
 STARTS = 4  # how many schedules are run in truth before the search, those of the least forecast loss
 REACH = 0.6  # how far the first search may change the logs of the gaps between levels
 ITERATIONS = 60  # of one search, up to FEW steps; then fewer, as each takes longer with the square of the steps
@@ -48,26 +50,28 @@ class Measured:
     by_steps: list  # predicted error of the best 1, 2, ... K jumps between probed levels
 
 
-def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4, candidates=None, elements=16384):
+def measure(denoise, x, fine, steps, *, solver=PLMS(), criterion=CRITERIA[0], refine=4, candidates=None, seen=lambda x: x, elements=16384):
     """The schedule of `steps` jumps from fine[0] to 0 that is best on the runs that begin with x.
 
     denoise(x, sigma) -> x0_hat. x: (B, ...), noise at fine[0]. fine: falling floats, BETWEEN from one probed level to the next.
-    candidates: other schedules, {name: sigmas with their 0}, to begin from and to compare with. refine: rounds of
-    refinement, a true run each; 0 makes no true run at all. elements: how many of a picture's are kept, drawn at random; a mean over them stands for that of all.
+    solver: what will sample with it, as in multistep.py. candidates: other schedules, {name: sigmas with their 0}, to begin from
+    and to compare with. refine: rounds of refinement, a true run each; 0 makes no true run at all. seen: linear in x; errors are
+    those of seen(x), whose first dimension is the pictures too. elements: how many of a picture's are kept, drawn at random; a
+    mean over them stands for that of all.
     Makes a call for every probed level and, with refine, steps more for each round and each of at most STARTS candidates.
     """
-    probe = Probe(denoise, x, elements)
+    probe = Probe(denoise, x, elements, seen)
     reference_run(probe, x, fine)
     reference = Reference(fine, torch.stack(probe.slopes), probe.kept(x))
-    forecast = Forecast(reference, order)
-    paths = [torch.tensor(levels, dtype=torch.float64) * BETWEEN for levels, _ in shortest_paths(jump_errors(reference, order), steps)]
+    forecast = Forecast(reference, solver)
+    paths = [torch.tensor(levels, dtype=torch.float64) * BETWEEN for levels, _ in shortest_paths(jump_errors(reference, solver), steps)]
     by_steps = [float(forecast(path[None])[0]) for path in paths]
 
     def attempt(source, positions):
         predicted, loss = map(float, forecast(positions[None]))
         if not refine:
             return Attempt(source, positions, predicted, None, loss)
-        error, changes = true_run(probe, reference, x, positions, order)
+        error, changes = true_run(probe, reference, x, positions, solver)
         return Attempt(source, positions, predicted, float(error.pow(2).mean(1).sqrt().mean()), forecast.learn(positions, changes))
 
     if criterion == CRITERIA[1]:
@@ -81,12 +85,15 @@ def measure(denoise, x, fine, steps, *, order=1, criterion=CRITERIA[0], refine=4
     return Measured(sigmas, best.source, best.predicted, best.measured, probe.calls, by_steps)
 
 
-def check_options(order=1, criterion=CRITERIA[0]):
-    """Raise ValueError that names the first bad option."""
-    if order not in ADAMS_BASHFORTH:
-        raise ValueError(f"order is {order}; allowed are {', '.join(map(str, ADAMS_BASHFORTH))}")
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(CRITERIA)}")
+def solver_of(order, sampler_name):
+    """The steps of a sampler; raises ValueError that names the input."""
+    if sampler_name not in SAMPLERS:
+        raise ValueError(f"sampler_name is {sampler_name!r}; allowed are {', '.join(SAMPLERS)}")
+    if sampler_name == "DDIM":
+        return PLMS(order)
+    if order != DPMSolver2M.order:
+        raise ValueError(f"order is {order}; {sampler_name} is of order {DPMSolver2M.order}")
+    return DPMSolver2M()
 
 
 def refined(forecast, attempts, attempt, rounds):
@@ -125,11 +132,11 @@ def search(forecast, start, reach):
 
 
 class Probe:
-    """The model as slopes of a run, counted, with a random choice of elements kept."""
+    """The model, counted, the slopes of its reference run, and which elements of them are kept: a random choice of what is seen."""
 
-    def __init__(self, denoise, x, elements):
-        self.denoise, self.calls, self.slopes = denoise, 0, []
-        count = x[0].numel()
+    def __init__(self, denoise, x, elements, seen=lambda x: x):
+        self.denoise, self.seen, self.calls, self.slopes = denoise, seen, 0, []
+        count = seen(x)[0].numel()
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:elements].sort().values
         self.chosen = chosen.to(x.device) if elements < count else slice(None)
 
@@ -138,7 +145,7 @@ class Probe:
         return self.denoise(x, sigma)
 
     def kept(self, x):
-        return x.flatten(1)[:, self.chosen].float().cpu()
+        return self.seen(x).flatten(1)[:, self.chosen].float().cpu()
 
 
 def known_positions(reference, candidates, steps):
@@ -147,39 +154,41 @@ def known_positions(reference, candidates, steps):
     return {name: positions for name, positions in near.items() if (positions.diff() > 0).all()}
 
 
-def true_run(probe, reference, x, positions, order):
+def true_run(probe, reference, x, positions, solver):
     """Sample with a schedule: the error (B, E) of its end, and by how much its slopes (K, B, E) were not the reference's."""
-    sigmas = [*interpolated(reference.sigmas, positions).tolist(), 0.0]
-    changes = []
+    sigmas = [*interpolated(reference.sigmas, positions).float(), torch.zeros(())]
+    states, slopes, changes, sums = [], [], [], []
+    for k, sigma in enumerate(sigmas[:-1]):
+        states = [x, *states[: solver.order - 1]]
+        slopes = [(x - probe(x, float(sigma))) / sigma, *slopes[: solver.order - 1]]
+        changes.append(probe.kept(slopes[0]) - reference.slope(interpolated(reference.value, positions[k])))
+        slope = solver.slope(sigmas[k + 1 :: -1], states, slopes) if k + 1 < len(positions) else slopes[0]
+        x = x + (sigmas[k + 1] - sigma) * slope
+        sums.append(x.sum())
+    check_finite(sums, [float(sigma) for sigma in sigmas])
+    return probe.kept(x) - reference.state(reference.end), torch.stack(changes)
 
-    def watch(k, x, x0):
-        changes.append(probe.kept((x - x0) / sigmas[k]) - reference.slope(interpolated(reference.value, positions[k])))
 
-    end = sample(lambda x, k: probe(x, sigmas[k]), x, [1.0] * len(sigmas), sigmas, order=order, callback=watch)
-    return probe.kept(end) - reference.state(reference.end), torch.stack(changes)
-
-
-def jump_errors(reference, order):
+def jump_errors(reference, solver):
     """Error at sigma 0 of single jumps between the N probed levels, and to 0 (index N): (N, N, N + 1), inf where not down.
 
     errors[g, h, i] is the RMSE of the jump h -> i after g -> h, times what survives of it at sigma 0; g does not matter at
     order 1. errors[h, h, i] is the jump without history. Orders above 2 are taken as 2.
     """
-    count = len(reference.slopes)
+    count, values = len(reference.slopes), torch.eye(len(reference.slopes), dtype=torch.float64)
     at = torch.cat([reference.integral[::BETWEEN], reference.end[None]])
     sigmas = torch.cat([reference.sigmas[::BETWEEN], torch.zeros(1, dtype=torch.float64)])
     width = sigmas[None] - sigmas[:-1, None]
-    gone = width[..., None] * torch.eye(count, dtype=torch.float64)[:, None] - (at[None] - at[:-1, None])  # (N, N + 1, N)
-    first = reference.rmse(gone)
-    errors = first.expand(count, -1, -1).clone()
-    if order > 1:
-        # slope + (slope - slope before) / 2, unless the jump goes to 0: there sampling stays at first order
-        gone = gone + width[..., None] / 2 * torch.eye(count, dtype=torch.float64)[:, None]
-        product = gone @ reference.gram
-        square = (product * gone).sum(-1) - width * product.permute(2, 0, 1) + width**2 / 4 * reference.gram.diagonal()[:, None, None]
-        errors[:, :, :-1] = square.clamp(min=0).sqrt()[:, :, :-1]
-        own = torch.arange(count)
-        errors[own, own] = first
+    gone = width[..., None] * values[:, None] - (at[None] - at[:-1, None])  # (N, N + 1, N)
+    errors = reference.rmse(gone).expand(count, -1, -1).clone()
+    if solver.order > 1:  # but not in the jump to 0: there sampling stays at first order
+        before, here, after = sigmas[:-1, None, None], sigmas[:-1, None], sigmas[:-1]
+        change = solver.change(here, before, at[:-1] - at[:-1, None], values, values[:, None])  # (N, N, N), of g -> h
+        gain = solver.gain(after, here, before) * width[:, :-1]  # (N, N, N)
+        cross = torch.einsum("ghn,hin->ghi", change @ reference.gram, gone[:, :-1])
+        square = reference.rmse(gone[:, :-1]) ** 2 + 2 * gain * cross + gain**2 * reference.rmse(change)[..., None] ** 2
+        later = torch.arange(count)[:, None] < torch.arange(count)  # g above h
+        errors[:, :, :-1] = torch.where(later[..., None], square.clamp(min=0).sqrt(), errors[:, :, :-1])
     survives = reference.spread_end / torch.cat([reference.spread[::BETWEEN], torch.tensor([reference.spread_end])])
     down = torch.arange(count + 1)[None] > torch.arange(count)[:, None]
     return torch.where(down, errors * survives, torch.inf)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from .solve import ADAMS_BASHFORTH
 from .trajectory import interpolated, products, root_mean_square
 
 STRAYING = 1.0  # weight of the straying on the way against the error at the end
+LEAPS = 0.003  # weight of extrapolation against it, over one more than the pictures probed
 RUNS = 8  # true runs that are remembered, the best,
 CHANGES = 512  # or fewer, with no more changes of slopes than this in all: bounds time and memory at many steps
 RIDGE = 1e-4  # of a run's own mean square: keeps mixtures of nearly equal runs small
@@ -21,11 +21,11 @@ RIDGE = 1e-4  # of a run's own mean square: keeps mixtures of nearly equal runs 
 class Forecast:
     """Errors of schedules as weights (D,) of a basis: the N recorded slopes, then what each true run's slopes differed by.
 
-    reference: trajectory.Reference. order: of the sampler. Schedules are positions (K,), floats that rise from 0.
+    reference: trajectory.Reference. solver: as in multistep. Schedules are positions (K,), floats that rise from 0.
     """
 
-    def __init__(self, reference, order):
-        self.reference, self.order, self.growth = reference, order, reference.growth
+    def __init__(self, reference, solver):
+        self.reference, self.solver, self.growth = reference, solver, reference.growth
         self.runs, self.losses = [], []  # (positions, changes (K, B, E)) of the true runs, and their losses
         self.grams = reference.grams
         self.mixture = self.rest = torch.zeros(len(reference.sigmas), 0, len(reference.slopes), dtype=torch.float64)
@@ -79,28 +79,30 @@ class Forecast:
         """
         ref, steps = self.reference, positions.shape[1]
         wide = lambda rows: pad(rows, (0, self.grams.shape[1] - rows.shape[-1]))  # noqa: E731
-        sigmas = interpolated(ref.sigmas, positions)
+        sigmas = interpolated(ref.sigmas, positions)[..., None].unbind(1)
         value, integral = wide(interpolated(ref.value, positions)), wide(interpolated(ref.integral, positions))
-        errors, slopes = [torch.zeros_like(value[:, 0])], []
+        errors, states, slopes = [torch.zeros_like(value[:, 0])], [], []
         for k in range(steps):
+            states.insert(0, errors[k] + integral[:, k])
             slopes.insert(0, value[:, k] + change(k, errors[k]))
-            del slopes[self.order :]
             if k + 1 == steps:  # sampling goes to 0 at first order
-                return [*errors, errors[k] - sigmas[:, k, None] * slopes[0] - (wide(ref.end) - integral[:, k])]
-            slope = sum(w * d for w, d in zip(ADAMS_BASHFORTH[len(slopes)], slopes))
-            errors.append(errors[k] + (sigmas[:, k + 1] - sigmas[:, k])[:, None] * slope - (integral[:, k + 1] - integral[:, k]))
+                return [*errors, states[0] - sigmas[k] * slopes[0] - wide(ref.end)]
+            slope = self.solver.slope(sigmas[k + 1 :: -1], states, slopes)
+            errors.append(states[0] + (sigmas[k + 1] - sigmas[k]) * slope - integral[:, k + 1])
 
     def judged(self, positions, errors):
         """RMSE and loss, (P,) each, of schedules whose errors are known.
 
-        The loss counts straying beside the error at the end: the mean over the way of the error as a part of the spread of the
-        pictures. A run that strays may end as another picture, which the end of the few that are probed does not show.
+        The loss counts beside the error at the end what the few probed pictures do not show of others. Straying, the mean over
+        the way of the error as a part of the spread of the pictures: a run that strays may end as another picture. And leaps:
+        a step that extrapolates far is exact where x0_hat has come to rest, and throws a picture where it has not.
         """
         ref = self.reference
         rmse = root_mean_square(errors[-1], self.grams).mean(0)
         shares = visit_shares(positions, len(ref.sigmas)) / interpolated(ref.spread, positions)
         straying = (shares * root_mean_square(torch.stack(errors[:-1], 1), self.grams.mean(0))).sum(1)
-        return rmse, rmse + STRAYING * ref.spread_end * straying
+        leaps = self.solver.leaps(interpolated(ref.sigmas, positions)) / (len(self.grams) + 1)
+        return rmse, rmse + ref.spread_end * (STRAYING * straying + LEAPS * leaps)
 
 
 def visit_shares(positions, count):

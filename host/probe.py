@@ -49,12 +49,18 @@ def host_schedules(sampling, steps):
     return found
 
 
-def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, probe_steps=64, images=4, refine=4, **options):
-    """(SIGMAS (steps + 1,), ddim.adaptive.Measured) for a MODEL under its conditioning and guidance.
+def measured_schedule(
+    model, positive, negative, cfg, latent, steps, *, order=1, sampler_name=adaptive.SAMPLERS[0], criterion=adaptive.CRITERIA[0],
+    seed=0, probe_steps=64, images=4, refine=4,
+):
+    """(SIGMAS (steps + 1,), ddim.adaptive.Measured) for a MODEL under its conditioning and guidance; errors are those of the LATENT.
 
-    The latent gives the size of the pictures; its first one is used. options: order and criterion of ddim.adaptive.measure. Raises ValueError for bad numbers.
+    The latent gives the size of the pictures; its first one is used. order and sampler_name are those of the sampler that will use
+    the schedule, as ddim.adaptive.solver_of knows them. Raises ValueError for bad numbers.
     """
-    adaptive.check_options(**options)
+    solver = adaptive.solver_of(order, sampler_name)
+    if criterion not in adaptive.CRITERIA:
+        raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(adaptive.CRITERIA)}")
     if images < 1:
         raise ValueError(f"probe_images is {images}; at least 1 is needed")
     if refine < 0:
@@ -70,10 +76,11 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
     noise = latent_noise({"samples": samples}, seed)
     candidates = host_schedules(sampling, steps)
     total = probe_steps + (steps * (refine + adaptive.STARTS) if refine else 0)  # at most
+    out = model.model.process_latent_out  # affine: what a difference of x becomes in the LATENT
     preview = latent_preview.prepare_callback(model, total)
     result = []
 
-    def sampler(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    def measuring(model, x, sigmas, extra_args=None, callback=None, disable=None):
         calls = 0
         ones = x.new_ones([x.shape[0]])
 
@@ -86,11 +93,12 @@ def measured_schedule(model, positive, negative, cfg, latent, steps, *, seed=0, 
             return x0
 
         x = x.float()
-        result.append(adaptive.measure(denoise, x, fine, steps, refine=refine, candidates=candidates, **options))
+        result.append(adaptive.measure(denoise, x, fine, steps, solver=solver, refine=refine, candidates=candidates, criterion=criterion,
+                                       seen=lambda x: out(x) - out(torch.zeros_like(x))))
         return x
 
     comfy.sample.sample_custom(
-        model, noise, cfg, comfy.samplers.KSAMPLER(sampler), torch.tensor([*fine[::BETWEEN], 0.0]), positive, negative, samples, seed=seed, disable_pbar=True,
+        model, noise, cfg, comfy.samplers.KSAMPLER(measuring), torch.tensor([*fine[::BETWEEN], 0.0]), positive, negative, samples, seed=seed, disable_pbar=True,
     )
     return as_sigmas(result[0].sigmas), result[0]
 

@@ -4,7 +4,7 @@ import time
 
 from comfy_api.latest import io, ui
 
-from ..ddim.adaptive import CRITERIA
+from ..ddim.adaptive import CRITERIA, SAMPLERS
 from ..ddim.solve import ADAMS_BASHFORTH
 from ..host import probe
 from .sampling import SEED_MAX
@@ -26,8 +26,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="The guidance that you will sample with: it bends the run, so it changes the best steps."),
                 io.Latent.Input("latent_image", tooltip="Size of the pictures. Its first picture is used."),
                 io.Int.Input("steps", default=10, min=1, max=256, tooltip="Model calls of the schedule that you want; at most probe_steps."),
-                io.Int.Input("order", default=1, min=1, max=max(ADAMS_BASHFORTH), tooltip="Order of the sampler that will use it: 1 for DDIM and euler, 2 to 4 for DDIM Sampler (PLMS) of that order. "
-                             "Not for dpmpp_2m and its kin, which do better on the host's own schedules."),
+                io.Int.Input("order", default=1, min=1, max=max(ADAMS_BASHFORTH), tooltip="Order of the sampler that will use it: 1 for DDIM and euler, 2 to 4 for DDIM Sampler (PLMS) of that order, "
+                             "2 for dpmpp_2m."),
                 io.Combo.Input("criterion", options=list(CRITERIA), default=CRITERIA[0], tooltip="reconstruction error: the final picture as near as possible to the reference. "
                                "score change: every step sees the same change of the predicted noise; no search."),
                 io.Int.Input("probe_steps", default=64, min=4, max=256, tooltip="Model calls of the reference run. 64 are fine for up to about 30 steps."),
@@ -35,6 +35,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=False, tooltip="Seed of the measured pictures. You need not sample with it."),
                 io.Int.Input("refine", default=4, min=0, max=32, tooltip="Rounds of refinement, each a true run of steps calls, after those of the four most promising starts, the host's schedules among them. "
                              "0 trusts the reference run alone."),
+                io.Combo.Input("sampler_name", options=list(SAMPLERS), default=SAMPLERS[0], optional=True, tooltip="The sampler that will use it: DDIM for DDIM Sampler, and for euler and ddim of KSamplerSelect; "
+                               "dpmpp_2m, with order 2, for that of KSamplerSelect. A schedule made for one does not suit the other."),
             ],
             outputs=[
                 io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last 0, for any sampler."),
@@ -44,23 +46,24 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, cfg, latent_image, steps, order, criterion, probe_steps, probe_images, seed, refine):
+    def execute(cls, model, positive, negative, cfg, latent_image, steps, order, criterion, probe_steps, probe_images, seed, refine, sampler_name=SAMPLERS[0]):
         begun = time.perf_counter()
         sigmas, measured = probe.measured_schedule(
             model, positive, negative, cfg, latent_image, steps, seed=seed, probe_steps=probe_steps, images=probe_images,
-            refine=refine, order=order, criterion=criterion,
+            refine=refine, order=order, sampler_name=sampler_name, criterion=criterion,
         )
-        text = report(measured, steps, order, probe_images, time.perf_counter() - begun)
+        text = report(measured, f"{sampler_name} of order {order}", probe_images, time.perf_counter() - begun)
         return io.NodeOutput(sigmas, probe.as_text(sigmas), text, ui=ui.PreviewText(text))
 
 
-def report(measured, steps, order, pictures, seconds):
+def report(measured, sampler, pictures, seconds):
     """What was found and what it cost, in a few lines."""
     true = "not measured" if measured.measured is None else f"{measured.measured:.4g} measured"
+    steps = len(measured.by_steps)
     shown = [k for k in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50) if k <= steps]
     table = "  ".join(f"{k}: {measured.by_steps[k - 1]:.3g}" for k in shown)
     return "\n".join([
-        f"{steps} steps for a sampler of order {order}, found by {measured.source}",
+        f"{steps} steps for {sampler}, found by {measured.source}",
         f"error of the final latent (RMSE to the reference): {true}, {measured.predicted:.4g} predicted",
         f"predicted before refinement, by steps:  {table}",
         f"cost: {measured.calls} model calls of {pictures} picture{'s' if pictures > 1 else ''}, {seconds:.1f} s",

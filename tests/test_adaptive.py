@@ -4,6 +4,7 @@ import itertools
 import math
 
 import analytic
+import comfy.latent_formats
 import comfy.sample
 import comfy.samplers
 import pytest
@@ -11,9 +12,11 @@ import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.ddim import adaptive
 from ddim_toolkit.ddim.forecast import Forecast
+from ddim_toolkit.ddim.multistep import PLMS, DPMSolver2M
 from ddim_toolkit.ddim.trajectory import BETWEEN, Reference, cubic_weights, interpolated, reference_run
 from ddim_toolkit.host import probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
+from ddim_toolkit.host.noise import latent_noise
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
 
 TOP, BOTTOM, SPREAD = 10.0, 0.05, 0.5
@@ -47,10 +50,13 @@ def test_interpolation_is_exact_for_cubics():
     torch.testing.assert_close(cubic_weights(8) @ (u**3 - 2 * u), fine**3 - 2 * fine)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_dynamic_programming_finds_what_brute_force_finds(order):
+SOLVERS = pytest.mark.parametrize("solver", [PLMS(1), PLMS(2), DPMSolver2M()], ids=["DDIM", "PLMS", "dpmpp_2m"])
+
+
+@SOLVERS
+def test_dynamic_programming_finds_what_brute_force_finds(solver):
     ref, _ = reference(8)
-    errors = adaptive.jump_errors(ref, order)
+    errors = adaptive.jump_errors(ref, solver)
     paths = adaptive.shortest_paths(errors, 8)
     for steps, (levels, total) in enumerate(paths, 1):
         def cost(inner):
@@ -62,28 +68,62 @@ def test_dynamic_programming_finds_what_brute_force_finds(order):
         assert total == pytest.approx(float(cost(best)), rel=1e-9)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_error_of_one_jump_is_that_of_the_sampler(order):
+@SOLVERS
+def test_error_of_one_jump_is_that_of_the_sampler(solver):
     """The jump h -> i after g -> h, both begun on the reference's own slopes, taken by hand."""
     ref, _ = reference(12)
     g, h, i = 3, 5, 8
     sigma = ref.sigmas[::BETWEEN].tolist()
-    slope = ref.slopes[h] if order == 1 else 1.5 * ref.slopes[h] - 0.5 * ref.slopes[g]
-    x = ref.state(ref.integral[h * BETWEEN]) + (sigma[i] - sigma[h]) * slope
+    x = ref.state(ref.integral[h * BETWEEN])
+    x0 = [ref.state(ref.integral[k * BETWEEN]) - sigma[k] * ref.slopes[k] for k in (g, h)]
+    towards = {
+        "PLMS1": x0[1],
+        "PLMS2": x - sigma[h] * (1.5 * ref.slopes[h] - 0.5 * ref.slopes[g]),
+        "DPMSolver2M2": x0[1] + math.log(sigma[h] / sigma[i]) / math.log(sigma[g] / sigma[h]) / 2 * (x0[1] - x0[0]),
+    }[type(solver).__name__ + str(solver.order)]
+    x = towards + sigma[i] / sigma[h] * (x - towards)
     error = (x - ref.state(ref.integral[i * BETWEEN])).pow(2).mean().sqrt()
     survives = math.sqrt((SPREAD**2 + BOTTOM**2) / (SPREAD**2 + sigma[i] ** 2))  # x0_hat at BOTTOM is shrunk a little more
-    assert float(adaptive.jump_errors(ref, order)[g, h, i]) == pytest.approx(float(error) * survives, rel=0.03)
+    assert float(adaptive.jump_errors(ref, solver)[g, h, i]) == pytest.approx(float(error) * survives, rel=0.03)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_forecast_agrees_with_sampling_where_the_growth_is_known(order):
+@pytest.mark.parametrize("solver", [PLMS(1), PLMS(2), PLMS(3), DPMSolver2M()])
+def test_forecast_agrees_with_sampling_where_the_growth_is_known(solver):
     """On Gaussian data every error grows alike, so that the forecast has nothing left to guess."""
     ref, x = reference(64)
-    forecast = Forecast(ref, order)
+    forecast = Forecast(ref, solver)
     forecast.growth = ref.sigmas / (SPREAD**2 + ref.sigmas**2)
     positions = torch.tensor([0, 150.5, 400, 600.25, 800], dtype=torch.float64)
-    end, _ = run_truly(gaussian, ref, x, positions, order)
+    end, _ = run_truly(gaussian, ref, x, positions, solver)
     assert float(forecast(positions[None])[0]) == pytest.approx(float(rmse(end)), rel=0.02)
+
+
+@pytest.mark.parametrize("name, solver", [("DDIM", PLMS(1)), ("DDIM", PLMS(2)), ("DDIM", PLMS(4)), ("dpmpp_2m", DPMSolver2M())])
+@pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW])
+def test_true_run_is_what_the_named_sampler_does(kind, name, solver):
+    """A run of the probe against the SAMPLER that the user puts into the graph."""
+    model = analytic.model(kind, analytic.four_modes())
+    sampling = model_sampling(model)
+    samples = torch.zeros(2, 4, 8, 8)
+    noise = comfy.sample.prepare_noise(samples, 3)
+    levels = probe.probe_levels(sampling, 15 * BETWEEN + 1)
+    positions = torch.tensor([0, 40, 100.5, 160, 230], dtype=torch.float64)
+    ends = []
+
+    def run(model, x, sigmas, extra_args, **_):
+        truth = adaptive.Probe(lambda x, sigma: model(x, sigma * x.new_ones(len(x)), **extra_args), x, 256)
+        reference_run(truth, x, levels)
+        ref = Reference(levels, torch.stack(truth.slopes), truth.kept(x))
+        error, _ = adaptive.true_run(truth, ref, x, positions, solver)
+        ends.append((error + ref.state(ref.end)).view_as(x))
+        return x
+
+    sample = lambda used, sigmas: comfy.sample.sample_custom(  # noqa: E731
+        model, noise, 1.0, used, sigmas, analytic.CONDITIONING, analytic.CONDITIONING, samples, seed=0, disable_pbar=True)
+    sigmas = torch.cat([interpolated(torch.tensor(levels, dtype=torch.float64), positions), torch.zeros(1)]).float()
+    sample(comfy.samplers.KSAMPLER(run), sigmas)
+    used = sampler.ddim_sampler(order=solver.order) if name == "DDIM" else comfy.samplers.sampler_object(name)
+    torch.testing.assert_close(ends[0], sample(used, sigmas), rtol=1e-4, atol=1e-4)
 
 
 WIDTHS = torch.tensor([0.05, 0.1, 0.2, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -94,22 +134,22 @@ def uneven(x, sigma):
     return x * WIDTHS**2 / (WIDTHS**2 + sigma**2)
 
 
-def run_truly(denoise, ref, x, positions, order=1):
-    return adaptive.true_run(adaptive.Probe(denoise, x, 100), ref, x, positions, order)
+def run_truly(denoise, ref, x, positions, solver=PLMS()):
+    return adaptive.true_run(adaptive.Probe(denoise, x, 100), ref, x, positions, solver)
 
 
 def rmse(error):
     return error.double().pow(2).mean(1).sqrt().mean()
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_forecast_repeats_the_true_runs_that_it_learned(order):
+@SOLVERS
+def test_forecast_repeats_the_true_runs_that_it_learned(solver):
     ref, x = reference(32, denoise=uneven)
-    forecast = Forecast(ref, order)
+    forecast = Forecast(ref, solver)
     schedules = torch.tensor([[0, 100, 200, 350, 450], [0, 60, 190.5, 300, 440], [0, 150, 260, 300, 496]], dtype=torch.float64)
     unlearned, ends = forecast(schedules)[0], []
     for positions in schedules:
-        error, changes = run_truly(uneven, ref, x, positions, order)
+        error, changes = run_truly(uneven, ref, x, positions, solver)
         forecast.learn(positions, changes)
         ends.append(rmse(error))
     torch.testing.assert_close(forecast(schedules)[0], torch.stack(ends), rtol=0.04, atol=0)
@@ -118,7 +158,7 @@ def test_forecast_repeats_the_true_runs_that_it_learned(order):
 
 def test_forecast_of_a_new_schedule_is_better_for_what_it_learned():
     ref, x = reference(32, denoise=uneven)
-    forecast = Forecast(ref, 1)
+    forecast = Forecast(ref, PLMS())
     new = torch.tensor([0, 90, 200, 320, 470], dtype=torch.float64)
     true = rmse(run_truly(uneven, ref, x, new)[0])
     before = float(abs(forecast(new[None])[0] / true - 1))
@@ -131,7 +171,7 @@ def test_forecast_of_a_new_schedule_is_better_for_what_it_learned():
 
 def test_search_never_makes_it_worse_and_keeps_the_order():
     ref, _ = reference(32)
-    forecast = Forecast(ref, 1)
+    forecast = Forecast(ref, PLMS())
     for start in (torch.arange(5.0, dtype=torch.float64), torch.arange(5.0, dtype=torch.float64) * 99):
         found = adaptive.search(forecast, start, 0.6)
         assert found[0] == 0 and (found.diff() > 0).all() and found[-1] <= len(ref.sigmas) - 1
@@ -157,22 +197,43 @@ def test_every_number_of_steps_up_to_the_probe(kind, criterion):
         assert torch.equal(schedule.custom_sigmas(model, probe.as_text(sigmas)), sigmas)
 
 
+@pytest.mark.parametrize("name, order, images", [("DDIM", 1, 4), ("dpmpp_2m", 2, 16)])
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW])
-def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind):
+def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind, name, order, images):
     model = analytic.model(kind, analytic.four_modes())
     conditioning = analytic.CONDITIONING
     samples = torch.zeros(24, 4, 8, 8)
     noise = comfy.sample.prepare_noise(samples, 1000)
 
-    def run(sigmas):
-        return comfy.sample.sample_custom(model, noise, 1.0, sampler.ddim_sampler(), sigmas, conditioning, conditioning, samples, disable_pbar=True, seed=0)
+    ddim = sampler.ddim_sampler()
+    used = ddim if name == "DDIM" else comfy.samplers.sampler_object(name)
+
+    def run(sigmas, used=used):
+        return comfy.sample.sample_custom(model, noise, 1.0, used, sigmas, conditioning, conditioning, samples, disable_pbar=True, seed=0)
 
     sampling = model_sampling(model)
-    exact = run(torch.cat([table(sampling).flip(0)[::4], torch.zeros(1)]))
+    exact = run(torch.cat([table(sampling).flip(0)[::4], torch.zeros(1)]), ddim)
     error = lambda sigmas: (run(sigmas) - exact).flatten(1).pow(2).mean(1).sqrt().mean()  # noqa: E731
-    sigmas, measured = probe.measured_schedule(model, conditioning, conditioning, 1.0, EMPTY, 8, seed=1, images=4, refine=2)
+    sigmas, measured = probe.measured_schedule(model, conditioning, conditioning, 1.0, EMPTY, 8, seed=1, images=images, refine=2, order=order, sampler_name=name)
     assert (measured.calls - 64) % 8 == 0 and 64 + 4 * 8 <= measured.calls <= 64 + 12 * 8
     assert error(sigmas) < min(error(torch.tensor(other)) for other in probe.host_schedules(sampling, 8).values() if len(other) == 9)
+
+
+def test_errors_are_those_of_the_latent(monkeypatch):
+    """Where the model counts its channels in other units than the LATENT, as SDXL's and Wan's do."""
+    class Uneven(comfy.latent_formats.LatentFormat):
+        def process_out(self, latent):
+            return latent * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(1, 4, 1, 1) + 2
+
+    model = analytic.model(means=analytic.four_modes())
+    monkeypatch.setattr(model.model, "latent_format", Uneven())
+    sigmas, measured = probe.measured_schedule(model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, EMPTY, 6, seed=5, images=3, refine=1)
+    samples = torch.zeros(3, 4, 8, 8)
+    noise = latent_noise({"samples": samples}, 5)
+    run = lambda sigmas: comfy.sample.sample_custom(  # noqa: E731
+        model, noise, 1.0, sampler.ddim_sampler(), sigmas, analytic.CONDITIONING, analytic.CONDITIONING, samples, seed=0, disable_pbar=True)
+    exact = run(torch.cat([table(model_sampling(model)).flip(0), torch.zeros(1)]))
+    assert measured.measured == pytest.approx(float(rmse((run(sigmas) - exact).flatten(1))), rel=0.02)
 
 
 def test_node():
@@ -182,10 +243,13 @@ def test_node():
     assert len(sigmas) == 5 and text.startswith("sigmas: 1.0, ") and "model calls of 2 pictures" in report
     again = DDIMAdaptiveScheduler.execute(model, analytic.CONDITIONING, analytic.CONDITIONING, 2.0, EMPTY, 4, 1, "reconstruction error", 16, 2, 0, 1).args
     assert torch.equal(again[0], sigmas)
+    other = DDIMAdaptiveScheduler.execute(model, analytic.CONDITIONING, analytic.CONDITIONING, 2.0, EMPTY, 4, 2, "reconstruction error", 16, 2, 0, 1, "dpmpp_2m").args
+    assert "4 steps for dpmpp_2m" in other[2] and not torch.equal(other[0], sigmas)
 
 
 @pytest.mark.parametrize("given, named", [({"steps": 17}, "steps"), ({"probe_steps": 3}, "probe_steps"), ({"images": 0}, "probe_images"), ({"order": 5}, "order"),
-                                          ({"criterion": "best"}, "criterion"), ({"refine": -1}, "refine")])
+                                          ({"criterion": "best"}, "criterion"), ({"refine": -1}, "refine"), ({"sampler_name": "heun"}, "sampler_name"),
+                                          ({"sampler_name": "dpmpp_2m"}, "order is 1; dpmpp_2m is of order 2")])
 def test_bad_numbers_are_named_before_any_model_call(given, named):
     model = analytic.model()
     model.model.diffusion_model.forward = None  # a call would fail
