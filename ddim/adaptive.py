@@ -24,6 +24,7 @@ STARTS = 4  # how many schedules are run in truth before the search, those of th
 REACH = 0.6  # how far the first search may change the logs of the gaps between levels
 ITERATIONS = 60  # of one search, up to FEW steps; then fewer, as each takes longer with the square of the steps
 FEW = 30
+SMOOTH = 1.5  # how much a search avoids uneven gaps, over one more than the pictures probed: mostly it is those few that ask for them
 AFTER = 2 * BETWEEN  # positions that the last gap counts beyond sigma_min, so that a last level there is no dead end
 
 
@@ -109,9 +110,11 @@ def refined(forecast, attempts, attempt, rounds):
 
 def search(forecast, start, reach):
     """Positions (K,) of the least forecast loss whose gaps lie within factors of exp(-reach) and exp(reach) of start's, but for
-    one factor to all. L-BFGS; the gradient comes from differences, a whole one being a single batch of forecasts.
+    one factor to all. The fewer the pictures, the dearer are uneven gaps. L-BFGS; the gradient comes from differences, a whole one
+    being a single batch of forecasts.
     """
     last, steps, nudge = len(forecast.reference.sigmas) - 1, len(start), 1e-5
+    smooth = SMOOTH / (len(forecast.grams) + 1)
     logs = torch.cat([start.diff(), last - start[-1:] + AFTER]).log()
     moves = torch.zeros_like(logs)
     nudges = torch.cat([torch.zeros_like(moves)[None], nudge * torch.eye(steps, dtype=moves.dtype)])
@@ -122,7 +125,9 @@ def search(forecast, start, reach):
         return torch.minimum(torch.cat([torch.zeros_like(gaps[..., :1]), gaps.cumsum(-1)[..., :-1]], -1), highest)
 
     def closure():
-        _, losses = forecast(positions(moves + nudges))
+        tried = positions(moves + nudges)
+        jagged = tried.diff().log().diff(n=2).pow(2).sum(1) / steps
+        losses = forecast(tried)[1] * (1 + smooth * jagged)
         moves.grad = (losses[1:] - losses[0]) / nudge
         return losses[0]
 

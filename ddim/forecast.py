@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from .trajectory import interpolated, products, root_mean_square
 
-STRAYING = 1.0  # weight of the straying on the way against the error at the end
-LEAPS = 0.003  # weight of extrapolation against it, over one more than the pictures probed
+STRAYING = 1.0  # weight of the straying on the way against the error at the end; twice that where a step knows the one before
+LEAPS = 0.05  # weight of extrapolation against it, over one more than the pictures probed
 RUNS = 8  # true runs that are remembered, the best,
 CHANGES = 512  # or fewer, with no more changes of slopes than this in all: bounds time and memory at many steps
 RIDGE = 1e-4  # of a run's own mean square: keeps mixtures of nearly equal runs small
@@ -102,7 +102,7 @@ class Forecast:
         shares = visit_shares(positions, len(ref.sigmas)) / interpolated(ref.spread, positions)
         straying = (shares * root_mean_square(torch.stack(errors[:-1], 1), self.grams.mean(0))).sum(1)
         leaps = self.solver.leaps(interpolated(ref.sigmas, positions)) / (len(self.grams) + 1)
-        return rmse, rmse + ref.spread_end * (STRAYING * straying + LEAPS * leaps)
+        return rmse, rmse + ref.spread_end * (STRAYING * min(self.solver.order, 2) * straying + LEAPS * leaps)
 
 
 def visit_shares(positions, count):

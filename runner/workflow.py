@@ -40,7 +40,7 @@ def widget_values(node: dict, info: dict) -> dict:
     values = node.get("widgets_values") or []
     if not isinstance(values, list):
         raise ValueError(f"node {node['id']} ({node['type']}): widgets_values must be a list, not {type(values).__name__}")
-    names = []
+    names, needed = [], 0
     for name, (kind, options) in declared_inputs(info):
         if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
             continue
@@ -48,7 +48,9 @@ def widget_values(node: dict, info: dict) -> dict:
         # The page adds a widget of its own behind a seed ("randomize", "fixed" ...), which it never sends.
         if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
             names.append(None)
-    if len(values) < len(names):
+        if name in info["input"].get("required", {}):
+            needed = len(names)
+    if len(values) < needed:  # a file older than an optional input that was appended lacks its value: the default stands
         raise ValueError(f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets")
     # A list would be read as a link, so the page wraps it.
     return {name: {"__value__": value} if isinstance(value, list) else value

@@ -9,6 +9,7 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from comfy.k_diffusion.sampling import sample_dpmpp_2m
 from comfy.model_base import ModelType
 from ddim_toolkit.ddim import adaptive
 from ddim_toolkit.ddim.forecast import Forecast
@@ -176,6 +177,29 @@ def test_search_never_makes_it_worse_and_keeps_the_order():
         found = adaptive.search(forecast, start, 0.6)
         assert found[0] == 0 and (found.diff() > 0).all() and found[-1] <= len(ref.sigmas) - 1
         assert forecast(found[None])[1] <= forecast(start[None])[1]
+
+
+def test_search_of_few_pictures_prefers_even_gaps(monkeypatch):
+    def unevenness():
+        ref, _ = reference(32, denoise=uneven)
+        start = torch.tensor([0, 40, 200, 230, 330, 350, 480], dtype=torch.float64)
+        return adaptive.search(Forecast(ref, PLMS()), start, 0.6).diff().log().diff(n=2).pow(2).mean()
+
+    smooth = unevenness()
+    monkeypatch.setattr(adaptive, "SMOOTH", 0.0)
+    assert smooth < unevenness()
+
+
+def test_leaps_are_what_dpmpp_2m_adds_of_a_change_of_x0():
+    """Against the host's sampler, whose x0_hat goes from 0 to 1 at the second step."""
+    sigmas = torch.tensor([9.0, 4.0, 0.5, 0.1])
+    states = []
+    sample_dpmpp_2m(lambda x, sigma: (sigma < 5).to(x) * torch.ones_like(x), torch.ones(1), sigmas, callback=lambda step: states.append(step["x"]), disable=True)
+    plain = states[1] * 0.5 / 4 + (1 - 0.5 / 4)
+    leap = DPMSolver2M().leaps(sigmas[None, :3])
+    torch.testing.assert_close(leap, (states[2] - plain) ** 2)
+    further = DPMSolver2M().leaps(sigmas[None])  # and the step after, whose x0_hat would change by 1 too
+    torch.testing.assert_close(further, leap + ((1 - 0.1 / 0.5) * math.log(5) / math.log(8) / 2) ** 2)
 
 
 def test_interpolation_between_positions_is_linear_and_stays_within():

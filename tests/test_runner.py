@@ -148,6 +148,11 @@ def test_widgets_get_their_names():
     assert prompt["2"]["inputs"] == {"seed": 3, "mode": "b", "noise_seed": 4, "points": {"__value__": [1, 2]}, "latent": ["1", 0]}
 
 
+def test_a_file_older_than_an_optional_input_leaves_it_at_its_default():
+    workflow = file(node(1, "Source"), node(2, "Work", 5, [3, "randomize", "b"]), links=[[5, 1, 0, 2, 0, "LATENT"]])
+    assert to_prompt(workflow, INFO)["2"]["inputs"] == {"seed": 3, "mode": "b", "latent": ["1", 0]}
+
+
 @pytest.mark.parametrize("between", [node(3, "Reroute", 5), node(3, "Work", 5, [0, "fixed", "a", 0, ""], mode=4)])
 def test_links_look_through_reroutes_and_bypassed_nodes(between):
     workflow = file(node(1, "Source"), between, node(2, "Work", 6, [3, "fixed", "b", 4, ""]),
