@@ -4,15 +4,14 @@ What they extrapolate tells them apart. dx/dsigma = (x - x0_hat) / sigma is a sl
 of x0: the same DDIM jump, towards D. Tensors of any shape; what belongs to the steps before comes newest first.
 """
 
-from .solve import ADAMS_BASHFORTH
+from .solve import ADAMS_BASHFORTH, check_order
 
 
 class PLMS:
     """The slope extrapolated, as solve.sample does: Liu et al. (2202.09778). Order 1 is DDIM."""
 
     def __init__(self, order=1):
-        if order not in ADAMS_BASHFORTH:
-            raise ValueError(f"order is {order}; allowed are {', '.join(map(str, ADAMS_BASHFORTH))}")
+        check_order(order)
         self.order = order
 
     def slope(self, sigmas, states, slopes):

@@ -28,8 +28,7 @@ def sample(denoise, x, alphas, sigmas, *, eta=0.0, variance="posterior", order=1
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
     state stopped being finite, ValueError for a bad schedule, eta, variance or order.
     """
-    if order not in ADAMS_BASHFORTH:
-        raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
+    check_order(order)
     slopes, sums = [], []
     for i, (a, b, c) in enumerate(jumps(alphas, sigmas, eta, variance)):
         x0 = denoise(x, i)
@@ -45,6 +44,12 @@ def sample(denoise, x, alphas, sigmas, *, eta=0.0, variance="posterior", order=1
         sums.append(x.sum())  # one read; a NaN or infinity anywhere shows in it
     check_finite(sums, sigmas)
     return x
+
+
+def check_order(order):
+    """Raise ValueError for an order that is neither DDIM's nor PLMS's."""
+    if order not in ADAMS_BASHFORTH:
+        raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
 
 
 def multistep(x, x0, sigma, slopes, order):

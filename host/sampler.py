@@ -26,8 +26,7 @@ def ddim_sampler(**options):
 def check_options(eta=0.0, variance="posterior", order=1, clip="none", clip_range=4.0, noise_device="cpu", **others):
     """Raise ValueError that names the first bad option."""
     solve.jumps((1.0, 1.0), (1.0, 0.5), eta, variance)
-    if order not in solve.ADAMS_BASHFORTH:
-        raise ValueError(f"order is {order}; allowed are {', '.join(map(str, solve.ADAMS_BASHFORTH))}")
+    solve.check_order(order)
     if clip not in solve.CLIPS:
         raise ValueError(f"clip is {clip!r}; allowed are {', '.join(solve.CLIPS)}")
     if not clip_range > 0:
