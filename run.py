@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """DDIM Toolkit from one command: python run.py demo | serve | test | bench.
 
-Uses the ComfyUI that --comfyui or COMFYUI_PATH names, or the one this pack is installed in. Without one, sets up its
-own in .comfyui/ beside this file. Needs Python 3.10 or newer and nothing else.
+Uses the ComfyUI that --comfyui or COMFYUI_PATH names, or the one this pack is installed in. Without one, sets
+up its own in .comfyui/ beside this file. Needs Python 3.10 or newer and nothing else.
 """
 
 import argparse
@@ -14,10 +14,18 @@ from pathlib import Path
 if sys.version_info < (3, 10):
     sys.exit("run.py needs Python 3.10 or newer; this is " + sys.version.split()[0])
 
-from runner import install  # noqa: E402
-from runner.comfyui import CHECKOUT, ComfyUI, RunError, find_existing, pack_arguments, require_modules  # noqa: E402
-from runner.demo import OUTPUT, demo as run_demo  # noqa: E402
-from runner.server import end_on_terminate, free_port  # noqa: E402
+from runner import install
+from runner.comfyui import (
+    CHECKOUT,
+    ComfyUI,
+    RunError,
+    find_existing,
+    pack_arguments,
+    require_modules,
+)
+from runner.demo import OUTPUT
+from runner.demo import demo as run_demo
+from runner.server import end_on_terminate, free_port
 
 
 def main(arguments=None) -> int:
@@ -45,8 +53,17 @@ def demo(comfyui: ComfyUI, options, rest) -> int:
 
 def serve(comfyui: ComfyUI, options, rest) -> int:
     port = options.port or free_port(8188)
-    print(f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C ends it.", flush=True)
-    screen = os.name == "nt" or sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    print(
+        f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C"
+        " ends it.",
+        flush=True,
+    )
+    screen = (
+        os.name == "nt"
+        or sys.platform == "darwin"
+        or os.environ.get("DISPLAY")
+        or os.environ.get("WAYLAND_DISPLAY")
+    )
     browser = "--auto-launch" if screen and not options.no_browser else "--disable-auto-launch"
     command = comfyui.command("--port", str(port), browser, *pack_arguments(comfyui.folder), *rest)
     return subprocess.run(command, cwd=comfyui.folder, env=comfyui.environment()).returncode
@@ -69,12 +86,16 @@ def run_python(comfyui: ComfyUI, environment: dict, *arguments: str) -> int:
 def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--comfyui", metavar="PATH", help="an installed ComfyUI to use (else COMFYUI_PATH)")
-    shared.add_argument("--python", metavar="PATH", help="the Python of that ComfyUI, where it is not found by itself")
+    shared.add_argument(
+        "--python", metavar="PATH", help="the Python of that ComfyUI, where it is not found by itself"
+    )
     whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     def command(action, text):
-        made = commands.add_parser(action.__name__, parents=[shared], help=text, description=text, allow_abbrev=False)
+        made = commands.add_parser(
+            action.__name__, parents=[shared], help=text, description=text, allow_abbrev=False
+        )
         made.set_defaults(action=action)
         return made
 
@@ -83,7 +104,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--steps", type=int, help="model calls of the DDIM draft")
     made.add_argument("--eta", type=float, help="0 is DDIM, 1 is DDPM")
-    made.add_argument("--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)")
+    made.add_argument(
+        "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
+    )
     made = command(serve, "ComfyUI with its page. Other arguments go to ComfyUI.")
     made.add_argument("--port", type=int, help="8188 unless that is taken")
     made.add_argument("--no-browser", action="store_true", help="do not open a browser window")

@@ -14,23 +14,31 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
 
-import torch  # noqa: E402
+import torch
 
-from runner.inprocess import start  # noqa: E402
+from runner.inprocess import start
 
 NAMES = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
 
 
 def machine():
     """One line about what the figures were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else platform.processor() or platform.machine()
+    )
     return f"{device}, {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="run.py bench")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="run.py bench"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--folder", type=Path, default=HERE / "results", help="where results go (%(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=HERE / "results", help="where results go (%(default)s)"
+    )
     options = parser.parse_args()
     unknown = set(options.names) - set(NAMES)
     if unknown:

@@ -1,4 +1,5 @@
-"""The pictures that the shipped model was not trained on, as what a distance of distributions needs: quantiles and captions.
+"""The pictures that the shipped model was not trained on, as what a distance of distributions needs:
+quantiles and captions.
 
 `python -m demo.evaluate --only held_out` makes the file from the pictures themselves.
 """

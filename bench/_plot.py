@@ -6,14 +6,24 @@ from PIL import Image
 
 
 def draw(path, title, panels, accents):
-    """Save one picture. panels: {name: {series: {calls: value}}}. accents: the series in colour, at most four; the rest is grey."""
+    """Save one picture. panels: {name: {series: {calls: value}}}. accents: the series in colour, at most
+    four; the rest is grey."""
     from ddim_toolkit.host.plot import COLOURS, GREY, HEIGHT, INK, LINE, WIDTH, Pen, log_ticks
 
     pen = Pen()
-    values = [value for series in panels.values() for points in series.values() for value in points.values() if value > 0 and math.isfinite(value)]
+    values = [
+        value
+        for series in panels.values()
+        for points in series.values()
+        for value in points.values()
+        if value > 0 and math.isfinite(value)
+    ]
     top, bottom = math.log10(max(values)) + 0.05, math.log10(min(values)) - 0.05
     width = (WIDTH - 90) / len(panels)
-    down = lambda value: 130 + (HEIGHT - 230) * (top - math.log10(value)) / (top - bottom)  # noqa: E731
+
+    def down(value):
+        return 130 + (HEIGHT - 230) * (top - math.log10(value)) / (top - bottom)
+
     pen.text((70, 30), title, 26, INK)
     for tick in log_ticks(bottom, top):
         pen.text((72, down(tick)), f"{tick:g}", 17, GREY, "rm")
@@ -26,8 +36,14 @@ def draw(path, title, panels, accents):
         for n in calls:
             pen.text((across[n], HEIGHT - 86), str(n), 17, GREY, "mt")
         ends = {}
-        for label, points in sorted(series.items(), key=lambda each: each[0] in accents):  # colours over greys
-            places = [(across[n], down(value)) for n, value in sorted(points.items()) if value > 0 and math.isfinite(value)]
+        for label, points in sorted(
+            series.items(), key=lambda each: each[0] in accents
+        ):  # colours over greys
+            places = [
+                (across[n], down(value))
+                for n, value in sorted(points.items())
+                if value > 0 and math.isfinite(value)
+            ]
             kind = accents.index(label) if label in accents else None
             pen.line(places, "#b8bec8" if kind is None else COLOURS[kind], 2 if kind is None else 4)
             if kind is not None:

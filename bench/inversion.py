@@ -1,4 +1,5 @@
-"""Round trips of pictures: DDIMInversion beside flipped sigmas with `euler` and diffusers' DDIMInverseScheduler at the same number of model calls."""
+"""Round trips of pictures: DDIMInversion beside flipped sigmas with `euler` and diffusers'
+DDIMInverseScheduler at the same number of model calls."""
 
 import json
 import math
@@ -20,9 +21,19 @@ def main(folder):
 
     means, generator = analytic.four_modes(), torch.Generator().manual_seed(1)
     draws = means + 0.5 * torch.randn(means.shape, generator=generator)
-    cases = {f"four Gaussians, {kind.name.lower()}": (analytic.model(kind, means, 0.5), draws, analytic.CONDITIONING, "trailing") for kind in (ModelType.EPS, ModelType.FLOW)}
+    cases = {
+        f"four Gaussians, {kind.name.lower()}": (
+            analytic.model(kind, means, 0.5),
+            draws,
+            analytic.CONDITIONING,
+            "trailing",
+        )
+        for kind in (ModelType.EPS, ModelType.FLOW)
+    }
     model, clip, vae = demo.load()
-    prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(name))[0] for name in pictures.NAMES[:PICTURES]]
+    prompts = [
+        clip.encode_from_tokens_scheduled(clip.tokenize(name))[0] for name in pictures.NAMES[:PICTURES]
+    ]
     together = [[torch.cat([prompt[0] for prompt in prompts]), prompts[0][1]]]
     unseen = vae.encode(torch.cat([pictures.load(name) for name in pictures.NAMES[:PICTURES]])).detach()
     cases[f"shipped model, {len(unseen)} pictures it has not seen"] = (model, unseen, together, "linspace")
@@ -31,8 +42,18 @@ def main(folder):
     (folder / "inversion.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     head = list(rows[0])
     lines = ["| " + " | ".join(map(show, each.values())) + " |" for each in rows]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines,
-                      "", "RMSE of the worst picture, in the latent as the model sees it. `ddim` and the noise maps make a call a step; flipped sigmas and diffusers have as many calls as `exact`."])
+    return "\n".join(
+        [
+            "| " + " | ".join(head) + " |",
+            "|" + "---|" * len(head),
+            *lines,
+            "",
+            (
+                "RMSE of the worst picture, in the latent as the model sees it. `ddim` and the noise maps"
+                " make a call a step; flipped sigmas and diffusers have as many calls as `exact`."
+            ),
+        ]
+    )
 
 
 def row(name, steps, model, pictures, positive, stride):
@@ -44,23 +65,35 @@ def row(name, steps, model, pictures, positive, stride):
     euler, empty = comfy.samplers.sampler_object("euler"), torch.zeros_like(pictures)
 
     def run(noise, latent, sigmas, with_sampler=euler):
-        return comfy.sample.sample_custom(model, noise, 1.0, with_sampler, sigmas, positive, positive, latent, disable_pbar=True)
+        return comfy.sample.sample_custom(
+            model, noise, 1.0, with_sampler, sigmas, positive, positive, latent, disable_pbar=True
+        )
 
     def rmse(back):
         process_in = model.model.process_latent_in
-        return (process_in(back) - process_in(pictures)).double().flatten(1).square().mean(1).sqrt().max().item()
+        return (
+            (process_in(back) - process_in(pictures)).double().flatten(1).square().mean(1).sqrt().max().item()
+        )
 
     sigmas = schedule.stride_sigmas(model, steps, stride)[0]
-    exact, ddim = (inversion.invert_latent(model, positive, positive, 1.0, {"samples": pictures}, sigmas, method=method) for method in ("exact", "ddim"))
-    maps = inversion.invert_latent(model, positive, positive, 1.0, {"samples": pictures}, sigmas, eta=1.0, measure=True)
+    exact, ddim = (
+        inversion.invert_latent(model, positive, positive, 1.0, {"samples": pictures}, sigmas, method=method)
+        for method in ("exact", "ddim")
+    )
+    maps = inversion.invert_latent(
+        model, positive, positive, 1.0, {"samples": pictures}, sigmas, eta=1.0, measure=True
+    )
     start = exact.noise.generate_noise({"samples": empty})
     calls = exact.run.calls
     more = schedule.stride_sigmas(model, calls, stride)[0]
     flipped = more.flip(0)
     flipped[0] = 1e-4  # as the host's FlipSigmas
     return {
-        "model": name, "steps": steps, "calls of exact": calls,
-        "exact": rmse(run(start, empty, sigmas, sampler.ddim_sampler())), "exact, host's euler": rmse(run(start, empty, sigmas)),
+        "model": name,
+        "steps": steps,
+        "calls of exact": calls,
+        "exact": rmse(run(start, empty, sigmas, sampler.ddim_sampler())),
+        "exact, host's euler": rmse(run(start, empty, sigmas)),
         "ddim": rmse(run(ddim.noise.generate_noise({"samples": empty}), empty, sigmas)),
         "noise maps at eta 1": maps.round_trip,
         "flipped sigmas": rmse(run(empty, run(empty, pictures, flipped), more)),
@@ -69,7 +102,8 @@ def row(name, steps, model, pictures, positive, stride):
 
 
 def diffusers_round_trip(model, pictures, positive, steps, rmse):
-    """RMSE of DDIMInverseScheduler and DDIMScheduler, asking the model through the host; None on flow models, which they do not know."""
+    """RMSE of DDIMInverseScheduler and DDIMScheduler, asking the model through the host; None on flow models,
+    which they do not know."""
     import comfy.sample
     import comfy.samplers
     import torch
@@ -79,8 +113,15 @@ def diffusers_round_trip(model, pictures, positive, steps, rmse):
 
     if isinstance(model_sampling(model), CONST):
         return None
-    options = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False,
-                   set_alpha_to_one=False, timestep_spacing="trailing")
+    options = dict(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        num_train_timesteps=1000,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="trailing",
+    )
     both = DDIMInverseScheduler(**options), DDIMScheduler(**options)
 
     def there_and_back(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
@@ -95,7 +136,19 @@ def diffusers_round_trip(model, pictures, positive, steps, rmse):
 
     levels = torch.tensor([1.0, 0.0])
     zero = torch.zeros_like(pictures)
-    return rmse(comfy.sample.sample_custom(model, zero, 1.0, comfy.samplers.KSAMPLER(there_and_back), levels, positive, positive, pictures, disable_pbar=True))
+    return rmse(
+        comfy.sample.sample_custom(
+            model,
+            zero,
+            1.0,
+            comfy.samplers.KSAMPLER(there_and_back),
+            levels,
+            positive,
+            positive,
+            pictures,
+            disable_pbar=True,
+        )
+    )
 
 
 def show(value):

@@ -1,4 +1,5 @@
-"""Seconds to the first draft and to the final on the shipped model, cold (a new process) and warm; the pack's import time."""
+"""Seconds to the first draft and to the final on the shipped model, cold (a new process) and warm; the pack's
+import time."""
 
 import json
 import os
@@ -9,18 +10,27 @@ import time
 from pathlib import Path
 
 ROUNDS = 5
-IMPORT = (
-    "import os, sys, time, asyncio; sys.path.append({root!r}); from runner.inprocess import start\n"
-    "pack = start(os.environ['COMFYUI_PATH'], '--cpu')\n"
-    "import comfy.samplers, comfy.sd, comfy.sample, latent_preview, comfy_api.latest, aiohttp.web, PIL.Image, scipy\n"
-    "begin = time.perf_counter(); asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list()); print(time.perf_counter() - begin)"
-)
+IMPORT = """
+import os, sys, time, asyncio; sys.path.append({root!r}); from runner.inprocess import start
+pack = start(os.environ['COMFYUI_PATH'], '--cpu')
+import comfy.samplers, comfy.sd, comfy.sample, latent_preview, comfy_api.latest, aiohttp.web, PIL.Image, scipy
+begin = time.perf_counter()
+asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+print(time.perf_counter() - begin)
+"""
 
 
 def import_seconds():
     """Of the pack in a process that has torch and ComfyUI already; the median of several processes."""
     code = IMPORT.format(root=str(Path(__file__).resolve().parent.parent))
-    return statistics.median(float(subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True).stdout.split()[-1]) for _ in range(3))
+    return statistics.median(
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True
+            ).stdout.split()[-1]
+        )
+        for _ in range(3)
+    )
 
 
 def main(folder):
@@ -39,8 +49,15 @@ def main(folder):
         latent = sampler.run(model, 1, 4.0, *prompts, {"samples": torch.zeros(1, 4, 16, 16)}, one, sigmas)[0]
         return vae.decode(latent["samples"])
 
-    draft = lambda: picture(sampler.ddim_sampler(), schedule.stride_sigmas(model, 12, "trailing")[0])
-    final = lambda: picture(comfy.samplers.sampler_object("dpmpp_2m"), comfy.samplers.calculate_sigmas(model_sampling(model), "karras", 30))
+    def draft():
+        return picture(sampler.ddim_sampler(), schedule.stride_sigmas(model, 12, "trailing")[0])
+
+    def final():
+        return picture(
+            comfy.samplers.sampler_object("dpmpp_2m"),
+            comfy.samplers.calculate_sigmas(model_sampling(model), "karras", 30),
+        )
+
     draft()
     seconds = {"first draft, weights read from the disk": time.perf_counter() - begin}
     for name, run in (("draft, 12 calls", draft), ("final, 30 calls", final)):
@@ -52,4 +69,6 @@ def main(folder):
         seconds[name] = statistics.median(times)
     seconds["import of the pack"] = import_seconds()
     (folder / "latency.json").write_text(json.dumps(seconds, indent=1), encoding="utf-8")
-    return "\n".join(["| what | seconds |", "|---|---|", *(f"| {name} | {value:.3f} |" for name, value in seconds.items())])
+    return "\n".join(
+        ["| what | seconds |", "|---|---|", *(f"| {name} | {value:.3f} |" for name, value in seconds.items())]
+    )

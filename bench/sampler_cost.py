@@ -1,16 +1,22 @@
-"""What the sampler itself costs beside the model: time and memory of our loop over the host's, on a model that is free."""
+"""What the sampler itself costs beside the model: time and memory of our loop over the host's, on a model
+that is free."""
 
 import json
 import statistics
 import time
 import types
 import weakref
+from functools import partial
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 STEPS, ROUNDS = 20, 15
-LATENTS = {"SD 1.5, 512 px": (1, 4, 64, 64), "SDXL, 1024 px, batch 8": (8, 4, 128, 128), "Wan, 81 frames, 480p": (1, 16, 21, 60, 104)}
+LATENTS = {
+    "SD 1.5, 512 px": (1, 4, 64, 64),
+    "SDXL, 1024 px, batch 8": (8, 4, 128, 128),
+    "Wan, 81 frames, 480p": (1, 16, 21, 60, 104),
+}
 
 
 class FreeModel:
@@ -40,7 +46,10 @@ class Peak(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         if isinstance(out, torch.Tensor):
             storage = out.untyped_storage()
-            if storage.data_ptr() not in self.known and not any(isinstance(a, torch.Tensor) and a.untyped_storage().data_ptr() == storage.data_ptr() for a in args):
+            if storage.data_ptr() not in self.known and not any(
+                isinstance(a, torch.Tensor) and a.untyped_storage().data_ptr() == storage.data_ptr()
+                for a in args
+            ):
                 self.known.add(storage.data_ptr())
                 self.live += storage.nbytes()
                 self.most = max(self.most, self.live)
@@ -79,27 +88,46 @@ def main(folder):
         model = FreeModel(x0)
         sampling = model.inner_model.inner_model.model_sampling
         sigmas = sigmas_at(sampling, [999 - 50 * i for i in range(STEPS)]).to(device)
+        seeded = {"seed": 1}
         pairs = {
-            ("eta 0", "euler"): (lambda: sample_ddim(model, x, sigmas, disable=True), lambda: k.sample_euler(model, x, sigmas, disable=True)),
+            ("eta 0", "euler"): (
+                partial(sample_ddim, model, x, sigmas, disable=True),
+                partial(k.sample_euler, model, x, sigmas, disable=True),
+            ),
             ("eta 1", "euler_ancestral"): (
-                lambda: sample_ddim(model, x, sigmas, extra_args={"seed": 1}, disable=True, eta=1.0, noise_device="gpu"),
-                lambda: k.sample_euler_ancestral(model, x, sigmas, extra_args={"seed": 1}, disable=True),
+                partial(sample_ddim, model, x, sigmas, seeded, disable=True, eta=1.0, noise_device="gpu"),
+                partial(k.sample_euler_ancestral, model, x, sigmas, seeded, disable=True),
             ),
         }
         for (ours, host), runs in pairs.items():
             for run in runs:
                 run()
-            times = [[seconds(run, device) for run in runs] for _ in range(ROUNDS)]  # in turn, so that both see the same machine
+            # In turn, so that both see the same machine.
+            times = [[seconds(run, device) for run in runs] for _ in range(ROUNDS)]
             memory = []
             for run in runs:
                 with Peak() as peak:
                     run()
                 memory.append(peak.most)
-            rows.append({
-                "latent": name, "sampler": ours, "host": host, "ms_per_step": 1000 * statistics.median(t[0] for t in times) / STEPS,
-                "time_ratio": statistics.median(a / b for a, b in times), "memory_ratio": memory[0] / memory[1],
-            })
+            rows.append(
+                {
+                    "latent": name,
+                    "sampler": ours,
+                    "host": host,
+                    "ms_per_step": 1000 * statistics.median(t[0] for t in times) / STEPS,
+                    "time_ratio": statistics.median(a / b for a, b in times),
+                    "memory_ratio": memory[0] / memory[1],
+                }
+            )
     (folder / "sampler_cost.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    lines = ["| latent | ours | host | ms a step | time / host's | memory / host's |", "|---|---|---|---|---|---|"]
-    lines += [f"| {r['latent']} | {r['sampler']} | {r['host']} | {r['ms_per_step']:.3f} | {r['time_ratio']:.2f} | {r['memory_ratio']:.2f} |" for r in rows if "latent" in r]
+    lines = [
+        "| latent | ours | host | ms a step | time / host's | memory / host's |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['latent']} | {r['sampler']} | {r['host']} | {r['ms_per_step']:.3f} | {r['time_ratio']:.2f} |"
+        f" {r['memory_ratio']:.2f} |"
+        for r in rows
+        if "latent" in r
+    ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ Pan et al., "Effective Real Image Editing with Accelerated Iterative Diffusion I
 use it to invert DDIM.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -35,13 +36,14 @@ def solve(evaluate, x, tolerance, max_iterations):
     """Solve f(x) = 0 for each picture of the batch on its own, starting at x (B, ...).
 
     evaluate(x) -> (f, error, kept): the plain correction (B, ...), its size (B,), and a tensor (B, ...) to
-    hand back. A picture rests once its error is at most tolerance, so batch mates do not change its result. It
-    then takes the step it has already paid for, which brings the true error well below the measured one.
+    hand back. A picture rests once its error is at most tolerance, so batch mates do not change its result.
+    It then takes the step it has already paid for, which brings the true error well below the measured one.
     """
     pictures, memory = x.shape[0], Memory()
     is_open, stale, error = [True] * pictures, [0] * pictures, [math.inf] * pictures
-    best, best_kept = x, None
-    for calls in range(1, max_iterations + 1):
+    best, best_kept, calls = x, None, 0
+    for _ in range(max_iterations):
+        calls += 1
         f, measured, kept = evaluate(x)
         ahead = memory.advance(x, f)
         improved, converged = [False] * pictures, [False] * pictures
@@ -60,7 +62,8 @@ def solve(evaluate, x, tolerance, max_iterations):
 
 
 class Memory:
-    """The last steps of an iteration, flat, in float64 on the CPU: nothing next to a model call, and not every device has float64."""
+    """The last steps of an iteration, flat, in float64 on the CPU: nothing next to a model call, and not
+    every device has float64."""
 
     def __init__(self):
         self.x, self.f = [], []
@@ -72,10 +75,14 @@ class Memory:
         del self.x[: -WINDOW - 1], self.f[: -WINDOW - 1]
         step = self.f[-1]
         if len(self.x) > 1:
-            dx, df = (torch.stack([later - earlier for earlier, later in zip(many, many[1:])], dim=2) for many in (self.x, self.f))
+            dx, df = (
+                torch.stack([later - earlier for earlier, later in itertools.pairwise(many)], dim=2)
+                for many in (self.x, self.f)
+            )
             size = df.norm(dim=1, keepdim=True).clamp_min(1e-300)
             dx, df = dx / size, df / size
-            # The combination of past changes that comes closest to the present f; what it leaves over is the step.
+            # The combination of past changes that comes closest to the present f; what it leaves over is the
+            # step.
             weights = torch.linalg.lstsq(df, step[:, :, None], rcond=RANK, driver="gelsd").solution
             step = step - ((dx + df) @ weights)[:, :, 0]
         return (self.x[-1] + step).to(x).view_as(x)

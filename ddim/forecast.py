@@ -1,8 +1,10 @@
-"""What a schedule will do near a recorded run, without a model call: a secant method for errors on their way to sigma 0.
+"""What a schedule will do near a recorded run, without a model call: a secant method for errors on their way
+to sigma 0.
 
-To first order an error e of x at sigma changes the slope there by J(sigma) e. J is too large to know; the schedules that are
-looked for differ little, though, and so do their errors: a few true runs span most of them. On that span J is what those runs
-saw, as in the multisecant methods of Fang and Saad (Numer. Linear Algebra Appl. 16, 2009); outside it, a number.
+To first order an error e of x at sigma changes the slope there by J(sigma) e. J is too large to know; the
+schedules that are looked for differ little, though, and so do their errors: a few true runs span most of
+them. On that span J is what those runs saw, as in the multisecant methods of Fang and Saad (Numer. Linear
+Algebra Appl. 16, 2009); outside it, a number.
 """
 
 import numpy as np
@@ -11,58 +13,82 @@ from torch.nn.functional import pad
 
 from .trajectory import interpolated, products, root_mean_square
 
-STRAYING = 1.0  # weight of the straying on the way against the error at the end; twice that where a step knows the one before
+# weight of the straying on the way against the error at the end; twice that where a step knows the one before
+STRAYING = 1.0
 LEAPS = 0.05  # weight of extrapolation against it, over one more than the pictures probed
 RUNS = 8  # true runs that are remembered, the best,
-CHANGES = 512  # or fewer, with no more changes of slopes than this in all: bounds time and memory at many steps
+# or fewer, with no more changes of slopes than this in all: bounds time and memory at many steps
+CHANGES = 512
 RIDGE = 1e-4  # of a run's own mean square: keeps mixtures of nearly equal runs small
 
 
 class Forecast:
-    """Errors of schedules as weights (D,) of a basis: the N recorded slopes, then what each true run's slopes differed by.
+    """Errors of schedules as weights (D,) of a basis: the N recorded slopes, then what each true run's slopes
+    differed by.
 
-    reference: trajectory.Reference. solver: as in multistep. Schedules are positions (K,), floats that rise from 0.
+    reference: trajectory.Reference. solver: as in multistep. Schedules are positions (K,), floats that rise
+    from 0.
     """
 
     def __init__(self, reference, solver):
         self.reference, self.solver, self.growth = reference, solver, reference.growth
         self.runs, self.losses = [], []  # (positions, changes (K, B, E)) of the true runs, and their losses
         self.grams = reference.grams
-        self.mixture = self.rest = torch.zeros(len(reference.sigmas), 0, len(reference.slopes), dtype=torch.float64)
+        self.mixture = self.rest = torch.zeros(
+            len(reference.sigmas), 0, len(reference.slopes), dtype=torch.float64
+        )
 
     def __call__(self, positions):
-        """(P, K) -> the RMSE at sigma 0, a mean over the pictures, and the loss that a search makes small: (P,), (P,)."""
+        """(P, K) -> the RMSE at sigma 0, a mean over the pictures, and the loss that a search makes small:
+        (P,), (P,)."""
         growth = interpolated(self.growth, positions)
 
         def change(k, error):
             share = (interpolated(self.mixture, positions[:, k]) @ error[..., None])[..., 0]
-            return growth[:, k, None] * error + (share[:, None] @ interpolated(self.rest, positions[:, k]))[:, 0]
+            return (
+                growth[:, k, None] * error + (share[:, None] @ interpolated(self.rest, positions[:, k]))[:, 0]
+            )
 
         return self.judged(positions, self.errors(positions, change))
 
     def learn(self, positions, changes):
-        """Take in a true run, whose slopes differed from the reference's by changes (K, B, E); returns its loss."""
+        """Take in a true run, whose slopes differed from the reference's by changes (K, B, E); returns its
+        loss."""
         room = min(RUNS, max(CHANGES // len(positions), 2))
         best = sorted(range(len(self.runs)), key=lambda i: self.losses[i])[: room - 1]
         self.runs = [*(self.runs[i] for i in best), (positions, changes)]
         self.grams = products(torch.cat([self.reference.slopes, *(changes for _, changes in self.runs)]))
-        own = torch.eye(self.grams.shape[1], dtype=torch.float64)[len(self.reference.slopes) :].split([len(p) for p, _ in self.runs])
+        own = torch.eye(self.grams.shape[1], dtype=torch.float64)[len(self.reference.slopes) :].split(
+            [len(p) for p, _ in self.runs]
+        )
         walks = [self.errors(p[None], lambda k, error, i=i: own[i][k]) for i, (p, _) in enumerate(self.runs)]
-        self.losses = [float(self.judged(p[None], walk)[1]) for (p, _), walk in zip(self.runs, walks)]
+        self.losses = [
+            float(self.judged(p[None], walk)[1]) for (p, _), walk in zip(self.runs, walks, strict=True)
+        ]
         self._set_secants([torch.cat(walk[:-1]) for walk in walks], own)
         return self.losses[-1]
 
     def _set_secants(self, errors, changes):
-        """From errors and changes (K, D) of each run at the levels that it visited: growth (M,), mixture and rest (M, R, D).
+        """From errors and changes (K, D) of each run at the levels that it visited: growth (M,), mixture and
+        rest (M, R, D).
 
-        An error e at a position is, as nearly as can be, the mixture `mixture @ e` of the runs' errors there; it changes the
-        slope by growth e and the same mixture of rest. Between the visited levels errors, and sigma times changes, are linear.
+        An error e at a position is, as nearly as can be, the mixture `mixture @ e` of the runs' errors there;
+        it changes the slope by growth e and the same mixture of rest. Between the visited levels errors, and
+        sigma times changes, are linear.
         """
         sigmas, every = self.reference.sigmas, np.arange(len(self.reference.sigmas))
         places = [torch.tensor(np.interp(every, p, np.arange(len(p)))) for p, _ in self.runs]
-        sized = [interpolated(sigmas, p)[:, None] * change for (p, _), change in zip(self.runs, changes)]
-        errors = torch.stack([interpolated(error, place) for error, place in zip(errors, places)], 1)
-        changes = torch.stack([interpolated(change, place) for change, place in zip(sized, places)], 1) / sigmas[:, None, None]
+        sized = [
+            interpolated(sigmas, p)[:, None] * change
+            for (p, _), change in zip(self.runs, changes, strict=True)
+        ]
+        errors = torch.stack(
+            [interpolated(error, place) for error, place in zip(errors, places, strict=True)], 1
+        )
+        changes = (
+            torch.stack([interpolated(change, place) for change, place in zip(sized, places, strict=True)], 1)
+            / sigmas[:, None, None]
+        )
         against = errors @ self.grams.mean(0)
         square = against @ errors.transpose(1, 2)
         own = square.diagonal(dim1=1, dim2=2)
@@ -75,12 +101,19 @@ class Forecast:
     def errors(self, positions, change):
         """Weights of the errors of schedules (P, K) at each of their levels and at sigma 0: K + 1 of (P, D).
 
-        change(k, error) -> (P, D): what the slope at level k differs by from the reference's where the state does by error.
+        change(k, error) -> (P, D): what the slope at level k differs by from the reference's where the state
+        does by error.
         """
         ref, steps = self.reference, positions.shape[1]
-        wide = lambda rows: pad(rows, (0, self.grams.shape[1] - rows.shape[-1]))  # noqa: E731
+
+        def wide(rows):
+            return pad(rows, (0, self.grams.shape[1] - rows.shape[-1]))
+
         sigmas = interpolated(ref.sigmas, positions)[..., None].unbind(1)
-        value, integral = wide(interpolated(ref.value, positions)), wide(interpolated(ref.integral, positions))
+        value, integral = (
+            wide(interpolated(ref.value, positions)),
+            wide(interpolated(ref.integral, positions)),
+        )
         errors, states, slopes = [torch.zeros_like(value[:, 0])], [], []
         for k in range(steps):
             states.insert(0, errors[k] + integral[:, k])
@@ -93,9 +126,10 @@ class Forecast:
     def judged(self, positions, errors):
         """RMSE and loss, (P,) each, of schedules whose errors are known.
 
-        The loss counts beside the error at the end what the few probed pictures do not show of others. Straying, the mean over
-        the way of the error as a part of the spread of the pictures: a run that strays may end as another picture. And leaps:
-        a step that extrapolates far is exact where x0_hat has come to rest, and throws a picture where it has not.
+        The loss counts beside the error at the end what the few probed pictures do not show of others.
+        Straying, the mean over the way of the error as a part of the spread of the pictures: a run that
+        strays may end as another picture. And leaps: a step that extrapolates far is exact where x0_hat has
+        come to rest, and throws a picture where it has not.
         """
         ref = self.reference
         rmse = root_mean_square(errors[-1], self.grams).mean(0)

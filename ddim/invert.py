@@ -20,11 +20,13 @@ from .solve import check_finite, jumps
 
 @dataclass
 class Inversion:
-    """A recorded run of S jumps on a batch of B pictures; entry i belongs to the jump from sigmas[i] to sigmas[i + 1].
+    """A recorded run of S jumps on a batch of B pictures; entry i belongs to the jump from sigmas[i] to
+    sigmas[i + 1].
 
     states  x_t at sigmas[i], (B, ...), float32, on the CPU
     maps    what the jump lacks: x_s - a x_t - b x0_hat(x_t), likewise; 0 where the jump was solved
-    errors  root mean square of that, in units of sqrt(alpha_t^2 + sigma_t^2), one float a picture; empty where not measured
+    errors  root mean square of that, in units of sqrt(alpha_t^2 + sigma_t^2), one float a picture; empty
+            where not measured
     calls   model calls
     """
 
@@ -43,28 +45,24 @@ class Inversion:
 def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
     """The Inversion of x (B, ...) at sigmas[-1] that ordinary DDIM over the same sigmas undoes.
 
-    denoise(x, i) -> x0_hat at level i, of x's shape. Each jump is solved until its error (see Inversion) is at
-    most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations calls,
-    goes on from its best iterate. Raises FloatingPointError where the model returns no finite numbers.
+    denoise(x, i) -> x0_hat at level i, of x's shape. Each jump is solved until its error (see Inversion) is
+    at most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations
+    calls, goes on from its best iterate. Raises FloatingPointError where the model returns no finite numbers.
     """
-    run, slopes, levels = Inversion(), [], list(zip(alphas, sigmas))
+    run, slopes, levels = Inversion(), [], list(zip(alphas, sigmas, strict=True))
     coefficients = jumps(alphas, sigmas)
     for i in reversed(range(len(coefficients))):
         (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
-        x_s, size = x, hypot(alpha, sigma)
-        # The jump's slope in x if the data were a unit Gaussian; Anderson does what it leaves over.
-        slope = a + b * alpha / size**2
-
-        def evaluate(x_t):
-            x0 = denoise(x_t, i)
-            rest = x_s - a * x_t - b * x0
-            return rest / slope, root_mean_square(rest) / size, x0
-
+        x_s = x
         guess = towards_noise(x_s, extrapolated(slopes, atan2(sigma, alpha)), levels[i], levels[i + 1])
-        root = anderson.solve(evaluate, guess, tolerance, max_iterations)
+        equation = jump_equation(lambda x_t, i=i: denoise(x_t, i), x_s, a, b, alpha, sigma)
+        root = anderson.solve(equation, guess, tolerance, max_iterations)
         run.calls += root.calls
         if not all(map(isfinite, root.error)):
-            raise FloatingPointError(f"inversion stopped at step {i + 1} (sigma {sigma:.6g}): the model returned values that are not finite")
+            raise FloatingPointError(
+                f"inversion stopped at step {i + 1} (sigma {sigma:.6g}): the model returned values that are"
+                " not finite"
+            )
         x = root.x
         solved = [error <= tolerance for error in root.error]
         rest = anderson.choose(solved, torch.zeros_like(x), x_s - a * x - b * root.kept)
@@ -74,13 +72,31 @@ def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
     return run
 
 
+def jump_equation(denoise, x_s, a, b, alpha, sigma):
+    """x_s = a x_t + b x0_hat(x_t) as an equation for x_t, in the form that anderson.solve takes.
+
+    denoise(x_t) -> x0_hat.
+    """
+    size = hypot(alpha, sigma)
+    # The jump's slope in x if the data were a unit Gaussian; Anderson does what it leaves over.
+    slope = a + b * alpha / size**2
+
+    def evaluate(x_t):
+        x0 = denoise(x_t)
+        rest = x_s - a * x_t - b * x0
+        return rest / slope, root_mean_square(rest) / size, x0
+
+    return evaluate
+
+
 def ddim(denoise, x, alphas, sigmas):
     """The Inversion of x (B, ...) at sigmas[-1] with one call a jump. Arguments as of `exact`.
 
     The noisiest jump is not measured: that would take one call more.
     """
-    run, levels, coefficients = Inversion(), list(zip(alphas, sigmas)), jumps(alphas, sigmas)
+    run, levels, coefficients = Inversion(), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
     last, sums = len(coefficients) - 1, []
+    x_s = x
     for i in reversed(range(last + 1)):
         # At sigma 0 the slope is 0 / 0: the model is asked one level up, with the picture as it is.
         at = last if sigmas[i + 1] == 0 else i + 1
@@ -103,9 +119,10 @@ def noise_maps(denoise, x, alphas, sigmas, eta, noise):
     """The Inversion of x (B, ...) at sigmas[-1] for 0 < eta <= 1: one call a jump, and replaying it is exact.
 
     noise(i) -> z ~ N(0, I) of x's shape, from which x_t at level i is drawn: from the forward marginals, each
-    level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's would.
+    level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's
+    would.
     """
-    run, levels, sums = Inversion(), list(zip(alphas, sigmas)), []
+    run, levels, sums = Inversion(), list(zip(alphas, sigmas, strict=True)), []
     picture, (alpha_end, sigma_end) = x, levels[-1]
     coefficients = jumps(alphas, sigmas, eta)
     for i in reversed(range(len(coefficients))):
@@ -122,7 +139,8 @@ def noise_maps(denoise, x, alphas, sigmas, eta, noise):
 
 
 def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None):
-    """Sample from x at sigmas[0] with the recorded maps, on x's device: with the model of the inversion, its picture."""
+    """Sample from x at sigmas[0] with the recorded maps, on x's device: with the model of the inversion, its
+    picture."""
     sums = []
     for i, (a, b, _) in enumerate(jumps(alphas, sigmas, eta)):
         x0 = denoise(x, i)
@@ -135,7 +153,8 @@ def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None):
 
 
 def towards_noise(x_s, eps, t, s):
-    """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise. t, s: (alpha, sigma)."""
+    """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise. t, s: (alpha,
+    sigma)."""
     keep = t[0] / s[0]
     return keep * x_s if eps is None else keep * x_s + (t[1] - keep * s[1]) * eps
 
@@ -156,7 +175,8 @@ def root_mean_square(x):
 def gaussianity(noise):
     """(standard deviation, correlation of neighbours) of noise (..., H, W); a Gaussian has (1, 0).
 
-    The correlation is that of pixels side by side or on top of one another, the mean of each channel taken away.
+    The correlation is that of pixels side by side or on top of one another, the mean of each channel taken
+    away.
     """
     noise = noise.double()
     deviation = noise.square().mean().sqrt().item()

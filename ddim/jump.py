@@ -23,7 +23,8 @@ def posterior_deviation(alpha_t, sigma_t, alpha_s, sigma_s):
 def large_deviation(alpha_t, sigma_t, alpha_s, sigma_s):
     """The paper's sigma-hat, sqrt(1 - alpha_bar_t / alpha_bar_s), in units of x_s.
 
-    The paper's x has unit scale alpha^2 + sigma^2 = 1; other frames (alpha = 1, flow) are brought there and back.
+    The paper's x has unit scale alpha^2 + sigma^2 = 1; other frames (alpha = 1, flow) are brought there and
+    back.
     """
     forward_variance = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
     scale_t, scale_s = sqrt(alpha_t**2 + sigma_t**2), sqrt(alpha_s**2 + sigma_s**2)

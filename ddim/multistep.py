@@ -1,7 +1,9 @@
-"""Deterministic multistep samplers as one rule: a step is x + (next sigma - sigma) slope, and the slope is extrapolated.
+"""Deterministic multistep samplers as one rule: a step is x + (next sigma - sigma) slope, and the slope is
+extrapolated.
 
-What they extrapolate tells them apart. dx/dsigma = (x - x0_hat) / sigma is a slope, and so is (x - D) / sigma for any other guess D
-of x0: the same DDIM jump, towards D. Tensors of any shape; what belongs to the steps before comes newest first.
+What they extrapolate tells them apart. dx/dsigma = (x - x0_hat) / sigma is a slope, and so is (x - D) / sigma
+for any other guess D of x0: the same DDIM jump, towards D. Tensors of any shape; what belongs to the steps
+before comes newest first.
 """
 
 from .solve import ADAMS_BASHFORTH, check_order
@@ -16,7 +18,10 @@ class PLMS:
 
     def slope(self, sigmas, states, slopes):
         """sigmas: the next one, this one, that before, ...; states and slopes: here, before, ..."""
-        return sum(weight * slope for weight, slope in zip(ADAMS_BASHFORTH[min(self.order, len(slopes))], slopes))
+        return sum(
+            weight * slope
+            for weight, slope in zip(ADAMS_BASHFORTH[min(self.order, len(slopes))], slopes, strict=False)
+        )
 
     def gain(self, following, sigma, before):
         """At order 2 the slope is the newest one and gain times change."""
@@ -39,7 +44,9 @@ class DPMSolver2M:
         if len(slopes) == 1:
             return slopes[0]
         following, sigma, before = sigmas[:3]
-        return slopes[0] + self.gain(following, sigma, before) * self.change(sigma, before, states[0] - states[1], *slopes[:2])
+        return slopes[0] + self.gain(following, sigma, before) * self.change(
+            sigma, before, states[0] - states[1], *slopes[:2]
+        )
 
     def gain(self, following, sigma, before):
         return (following / sigma).log() / (2 * (before / sigma).log() * sigma)
@@ -49,6 +56,7 @@ class DPMSolver2M:
         return moved - sigma * slope + before * slope_before
 
     def leaps(self, sigmas):
-        """How far the steps of schedules (P, K) extrapolate: (P,), the sum of squares of what x changes by for a change of 1 in x0_hat."""
+        """How far the steps of schedules (P, K) extrapolate: (P,), the sum of squares of what x changes by
+        for a change of 1 in x0_hat."""
         following, sigma, before = sigmas[:, 2:], sigmas[:, 1:-1], sigmas[:, :-2]
         return ((following - sigma) * self.gain(following, sigma, before)).pow(2).sum(1)

@@ -1,5 +1,7 @@
 """Sampling: DDIM, and PLMS of order 2 to 4, as one loop over the jump of jump.py."""
 
+import itertools
+
 import torch
 
 from .jump import coefficients
@@ -15,12 +17,25 @@ ADAMS_BASHFORTH = {
 
 
 def jumps(alphas, sigmas, eta=0.0, variance="posterior"):
-    """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the loop."""
-    levels = list(zip(alphas, sigmas))
-    return [coefficients(*t, *s, eta, variance) for t, s in zip(levels, levels[1:])]
+    """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the
+    loop."""
+    levels = list(zip(alphas, sigmas, strict=True))
+    return [coefficients(*t, *s, eta, variance) for t, s in itertools.pairwise(levels)]
 
 
-def sample(denoise, x, alphas, sigmas, *, eta=0.0, variance="posterior", order=1, noise=None, clip=None, callback=None):
+def sample(
+    denoise,
+    x,
+    alphas,
+    sigmas,
+    *,
+    eta=0.0,
+    variance="posterior",
+    order=1,
+    noise=None,
+    clip=None,
+    callback=None,
+):
     """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
 
     denoise(x, i) -> x0_hat at level i, of x's shape; noise(i) -> z ~ N(0, I), called only where c > 0;
@@ -55,29 +70,31 @@ def check_order(order):
 def multistep(x, x0, sigma, slopes, order):
     """x0_hat that the combined slope implies; appends the newest slope to slopes, newest first.
 
-    The slope (x - x0_hat) / sigma is dx/dsigma: eps_hat where alpha = 1, the velocity on flow models. The jump
-    itself (the paper's transfer part) stays DDIM's. The first steps use what history there is.
+    The slope (x - x0_hat) / sigma is dx/dsigma: eps_hat where alpha = 1, the velocity on flow models. The
+    jump itself (the paper's transfer part) stays DDIM's. The first steps use what history there is.
     """
     slopes.insert(0, (x - x0).div_(sigma))
     del slopes[order:]
     if len(slopes) == 1:
         return x0
     x0 = x.clone()
-    for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes):
+    for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True):
         x0.add_(slope, alpha=-sigma * weight)
     return x0
 
 
 def check_finite(sums, sigmas):
-    """Raise FloatingPointError at the first step whose sum is not finite; one wait for the device, at the end."""
+    """Raise FloatingPointError at the first step whose sum is not finite; one wait for the device, at the
+    end."""
     if not sums:
         return
     finite = torch.stack(sums).isfinite().tolist()
     if not all(finite):
         step = finite.index(False)
         raise FloatingPointError(
-            f"the sample became NaN or infinite at step {step + 1} of {len(finite)} (sigma {sigmas[step]:.6g} -> "
-            f"{sigmas[step + 1]:.6g}): the model returned values that are not finite, or its input already held some"
+            f"the sample became NaN or infinite at step {step + 1} of {len(finite)} (sigma {sigmas[step]:.6g}"
+            f" -> {sigmas[step + 1]:.6g}): the model returned values that are not finite, or its input"
+            " already held some"
         )
 
 
@@ -87,7 +104,8 @@ def clamp(x0, limit):
 
 
 def dynamic_threshold(x0, limit, fraction=0.995):
-    """Clip each image at its own quantile and scale it back to limit: Saharia et al., arXiv 2205.11487, section 2.3."""
+    """Clip each image at its own quantile and scale it back to limit: Saharia et al., arXiv 2205.11487,
+    section 2.3."""
     flat = x0.flatten(1)
     quantile = flat.abs().kthvalue(max(1, round(fraction * flat.shape[1])), dim=1).values.clamp(min=limit)
     quantile = quantile.view(-1, *[1] * (x0.ndim - 1))

@@ -68,7 +68,10 @@ def shift(base, plus, minus, weight):
     if kept == 0:
         raise ValueError("base: the noise is all zeros, so there is no variance to keep.")
     if norm < _PARALLEL * kept:
-        raise ValueError(f"base + {weight:g} (plus - minus) is all zeros: the noises cancel. Choose another weight or other noises.")
+        raise ValueError(
+            f"base + {weight:g} (plus - minus) is all zeros: the noises cancel. Choose another weight or"
+            " other noises."
+        )
     return (total * (kept / norm)).to(base.dtype)
 
 

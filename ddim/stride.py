@@ -45,7 +45,9 @@ def timesteps(stride, T, S):
     if stride not in STRIDES:
         raise ValueError(f"stride is {stride!r}; allowed are {', '.join(STRIDES)}")
     if not 1 <= S <= T:
-        raise ValueError(f"steps is {S}; this stride visits rows of a table of {T} timesteps, so 1 to {T} are allowed")
+        raise ValueError(
+            f"steps is {S}; this stride visits rows of a table of {T} timesteps, so 1 to {T} are allowed"
+        )
     rising = STRIDES[stride](T, S)[::-1]
     for i in range(1, S):
         rising[i] = max(rising[i], rising[i - 1] + 1)

@@ -1,9 +1,10 @@
 """The model's own trajectory, recorded once: the error of any schedule near it then costs no model call.
 
-Along a deterministic run every model obeys  dx/dsigma = d(x, sigma) = (x - x0_hat) / sigma  (eps_hat where alpha = 1, the
-velocity on flow models), and a DDIM jump is one Euler step of it. One reference run over a fine grid records the slopes d.
-Everything that a schedule does near that run is then a weighted sum of the recorded slopes, so its error follows from their
-inner products, whatever the size of the latent.
+Along a deterministic run every model obeys  dx/dsigma = d(x, sigma) = (x - x0_hat) / sigma  (eps_hat where
+                                             alpha = 1, the
+velocity on flow models), and a DDIM jump is one Euler step of it. One reference run over a fine grid records
+the slopes d. Everything that a schedule does near that run is then a weighted sum of the recorded slopes, so
+its error follows from their inner products, whatever the size of the latent.
 """
 
 import numpy as np
@@ -15,8 +16,9 @@ BETWEEN = 16  # positions that a schedule may take from one probed level to the 
 def reference_run(probe, x, fine):
     """Run x down every BETWEEN-th of the falling levels fine (> 0), one model call each.
 
-    Multistep, predicted through the last two slopes and corrected through the last three, the new one among them, as
-    Adams-Moulton methods do. probe(x, sigma) -> x0_hat; probe.kept(slope) of every level is appended to probe.slopes.
+    Multistep, predicted through the last two slopes and corrected through the last three, the new one among
+    them, as Adams-Moulton methods do. probe(x, sigma) -> x0_hat; probe.kept(slope) of every level is appended
+    to probe.slopes.
     """
     guess, slopes = x, []
     for i, sigma in enumerate(fine[::BETWEEN]):
@@ -29,34 +31,43 @@ def reference_run(probe, x, fine):
 
 
 def advanced(x, slopes, sigmas, node):
-    """x after the levels sigmas, from one probed level to the next: their slopes are a polynomial through those given.
+    """x after the levels sigmas, from one probed level to the next: their slopes are a polynomial through
+    those given.
 
     The first of sigmas is the level of slopes[node].
     """
     places = node + torch.arange(BETWEEN + 1, dtype=torch.float64) / BETWEEN
     value = lagrange(places, range(len(slopes)))
     step = torch.tensor(sigmas, dtype=torch.float64).diff()[:, None]
-    for weight, slope in zip((step * (value[1:] + value[:-1]) / 2).sum(0).tolist(), slopes):
+    for weight, slope in zip((step * (value[1:] + value[:-1]) / 2).sum(0).tolist(), slopes, strict=True):
         x = x + weight * slope
     return x
 
 
 class Reference:
-    """A recorded run, and the levels that a schedule may visit: `positions` 0 (sigma_max) to M - 1 (sigma_min).
+    """A recorded run, and the levels that a schedule may visit: `positions` 0 (sigma_max) to M - 1
+    (sigma_min).
 
-    fine: M floats, strictly falling, M = (N - 1) BETWEEN + 1. slopes: (N, B, E) at fine[::BETWEEN], of B pictures, E elements
-    each. start: (B, E), the noise that the run began with. Raises FloatingPointError where the slopes are not finite.
+    fine: M floats, strictly falling, M = (N - 1) BETWEEN + 1. slopes: (N, B, E) at fine[::BETWEEN], of B
+    pictures, E elements each. start: (B, E), the noise that the run began with. Raises FloatingPointError
+    where the slopes are not finite.
     """
 
     def __init__(self, fine, slopes, start):
         if not slopes.isfinite().all():
-            raise FloatingPointError("the reference run became NaN or infinite: the model returned values that are not finite")
+            raise FloatingPointError(
+                "the reference run became NaN or infinite: the model returned values that are not finite"
+            )
         self.sigmas = torch.tensor(fine, dtype=torch.float64)
         self.slopes, self.start = slopes, start
         self.value = cubic_weights(len(slopes))  # (M, N): the slope at each position, from the recorded ones
         steps = self.sigmas.diff()[:, None] * (self.value[1:] + self.value[:-1]) / 2
-        self.integral = torch.cat([torch.zeros_like(steps[:1]), steps.cumsum(0)])  # (M, N): x there, less the start
-        self.end = self.integral[-1] - self.sigmas[-1] * self.value[-1]  # (N,): x at sigma 0, which is x0_hat at sigma_min
+        self.integral = torch.cat(
+            [torch.zeros_like(steps[:1]), steps.cumsum(0)]
+        )  # (M, N): x there, less the start
+        self.end = (
+            self.integral[-1] - self.sigmas[-1] * self.value[-1]
+        )  # (N,): x at sigma 0, which is x0_hat at sigma_min
         self.grams = products(slopes)  # (B, N, N)
         self.gram = self.grams.mean(0)
         spread = torch.stack([self._spread(self.integral[k * BETWEEN]) for k in range(len(slopes))])
@@ -105,7 +116,8 @@ def root_mean_square(weights, gram):
 
 
 def cubic_weights(count):
-    """Weights (M, count) that interpolate values at 0 .. count - 1 by cubics through the four nearest, BETWEEN to a unit."""
+    """Weights (M, count) that interpolate values at 0 .. count - 1 by cubics through the four nearest,
+    BETWEEN to a unit."""
     places = torch.arange((count - 1) * BETWEEN + 1, dtype=torch.float64) / BETWEEN
     rows = torch.zeros(len(places), count, dtype=torch.float64)
     nodes = min(4, count)

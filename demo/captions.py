@@ -1,4 +1,6 @@
-"""What a picture is called in training: often its whole caption, often less, so that a short caption means many pictures."""
+"""What a picture is called in training: often its whole caption, often less, so that a short caption means
+many pictures."""
+
 import random
 
 EMPTY, SHORT, WHOLE = 0.1, 0.4, 0.25  # the rest loses each word with the probability DROP

@@ -1,8 +1,10 @@
 """The pictures and captions the shipped model learns from, prepared the same way every time.
 
-Pictures: npm package @lobehub/fluent-emoji-3d (Microsoft Fluent Emoji, MIT). Captions: the English names in the
-PyPI package `emoji`. Category words ("animal", "food", "face" ...): the Unicode subgroups in npm emojibase-data (MIT).
+Pictures: npm package @lobehub/fluent-emoji-3d (Microsoft Fluent Emoji, MIT). Captions: the English names in
+the PyPI package `emoji`. Category words ("animal", "food", "face" ...): the Unicode subgroups in npm
+emojibase-data (MIT).
 """
+
 import io
 import json
 import re
@@ -21,14 +23,74 @@ HELD_OUT = 20  # one name in so many is never trained on
 
 # Words of a Unicode subgroup's name that say what is in the picture, as people would write them.
 _SUBGROUP_WORDS = {
-    "face", "cat", "monkey", "heart", "hand", "body", "person", "gesture", "fantasy", "sport", "family", "animal", "mammal", "bird",
-    "reptile", "bug", "plant", "flower", "food", "fruit", "vegetable", "sweet", "drink", "map", "building", "religious", "time",
-    "weather", "medal", "game", "clothing", "music", "musical", "instrument", "phone", "computer", "book", "paper", "money", "mail",
-    "writing", "office", "lock", "tool", "science", "medical", "household", "sign", "warning", "arrow", "religion", "zodiac", "math",
-    "currency", "keycap", "geometric", "flag", "country",
+    "face",
+    "cat",
+    "monkey",
+    "heart",
+    "hand",
+    "body",
+    "person",
+    "gesture",
+    "fantasy",
+    "sport",
+    "family",
+    "animal",
+    "mammal",
+    "bird",
+    "reptile",
+    "bug",
+    "plant",
+    "flower",
+    "food",
+    "fruit",
+    "vegetable",
+    "sweet",
+    "drink",
+    "map",
+    "building",
+    "religious",
+    "time",
+    "weather",
+    "medal",
+    "game",
+    "clothing",
+    "music",
+    "musical",
+    "instrument",
+    "phone",
+    "computer",
+    "book",
+    "paper",
+    "money",
+    "mail",
+    "writing",
+    "office",
+    "lock",
+    "tool",
+    "science",
+    "medical",
+    "household",
+    "sign",
+    "warning",
+    "arrow",
+    "religion",
+    "zodiac",
+    "math",
+    "currency",
+    "keycap",
+    "geometric",
+    "flag",
+    "country",
 }
-_EXTRA_WORDS = {"animal-marine": ["fish"], "transport-ground": ["vehicle"], "transport-water": ["vehicle", "boat"],
-                "transport-air": ["vehicle"], "hands": ["hand"], "dishware": ["household"], "sky-weather": ["sky"]}
+_EXTRA_WORDS = {
+    "animal-marine": ["fish"],
+    "transport-ground": ["vehicle"],
+    "transport-water": ["vehicle", "boat"],
+    "transport-air": ["vehicle"],
+    "hands": ["hand"],
+    "dishware": ["household"],
+    "sky-weather": ["sky"],
+}
 _GROUP_WORDS = {3: ["nature"], 7: ["object"], 8: ["symbol"]}
 
 
@@ -44,7 +106,11 @@ def fetch(package, folder):
 
 def _code_points(text):
     """The hexadecimal code points of an emoji or a file name, without the variation selector FE0F."""
-    points = re.split("[-_ ]", text.lower()) if re.fullmatch(r"[0-9A-Fa-f\-_ ]+", text) else [f"{ord(c):x}" for c in text]
+    points = (
+        re.split("[-_ ]", text.lower())
+        if re.fullmatch(r"[0-9A-Fa-f\-_ ]+", text)
+        else [f"{ord(c):x}" for c in text]
+    )
     return "-".join(p.lstrip("0") for p in points if p != "fe0f")
 
 
@@ -53,7 +119,10 @@ def _captions():
 
     names = {}
     for symbol, entry in emoji.EMOJI_DATA.items():
-        names.setdefault(_code_points("-".join(f"{ord(c):x}" for c in symbol)), entry["en"].strip(":").replace("_", " ").lower())
+        names.setdefault(
+            _code_points("-".join(f"{ord(c):x}" for c in symbol)),
+            entry["en"].strip(":").replace("_", " ").lower(),
+        )
     return names
 
 
@@ -98,8 +167,14 @@ def prepare(folder, pictures=None, groups=None, size=SIZE):
             page.alpha_composite(picture)
             images.append(np.asarray(page.convert("RGB").resize((size, size), Image.LANCZOS)))
             points = _code_points(name)
-            records.append({"name": name, "caption": captions.get(points), "categories": categories.get(points, []),
-                            "held_out": is_held_out(name)})
+            records.append(
+                {
+                    "name": name,
+                    "caption": captions.get(points),
+                    "categories": categories.get(points, []),
+                    "held_out": is_held_out(name),
+                }
+            )
     np.save(array, np.stack(images))
     index.write_text(json.dumps(records, indent=1))
     return np.load(array, mmap_mode="r"), records

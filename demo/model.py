@@ -1,4 +1,5 @@
 """The shipped model as the host's own objects, so that every core node works on it."""
+
 import json
 import logging
 from pathlib import Path
@@ -27,7 +28,9 @@ class EmojiLatents(comfy.latent_formats.LatentFormat):
         # config.json has the colours of raw latents; the host previews the UNet's, which are normalised.
         factors = torch.tensor(config["latent_rgb_factors"])
         self.latent_rgb_factors = (factors * self.std.view(4, 1)).tolist()
-        self.latent_rgb_factors_bias = (torch.tensor(config["latent_rgb_bias"]) + self.mean.flatten() @ factors).tolist()
+        self.latent_rgb_factors_bias = (
+            torch.tensor(config["latent_rgb_bias"]) + self.mean.flatten() @ factors
+        ).tolist()
 
     def process_in(self, latent):
         return (latent - self.mean.to(latent)) / self.std.to(latent)
@@ -45,11 +48,17 @@ class EmojiConfig(comfy.supported_models_base.BASE):
     def __init__(self, config):
         betas = config["betas"]
         if betas["schedule"] != "scaled_linear" or config["prediction"] != "v":
-            raise ValueError(f"config.json: betas {betas['schedule']!r} and prediction {config['prediction']!r}; "
-                             "this loader knows 'scaled_linear' and 'v'")
+            raise ValueError(
+                f"config.json: betas {betas['schedule']!r} and prediction {config['prediction']!r}; "
+                "this loader knows 'scaled_linear' and 'v'"
+            )
         # The host's name for betas linear in their square root is "linear", which is also its default.
-        self.sampling_settings = {"beta_schedule": "linear", "linear_start": betas["start"], "linear_end": betas["end"],
-                                  "timesteps": betas["timesteps"]}
+        self.sampling_settings = {
+            "beta_schedule": "linear",
+            "linear_start": betas["start"],
+            "linear_end": betas["end"],
+            "timesteps": betas["timesteps"],
+        }
         self.latent_format = lambda: EmojiLatents(config)
         super().__init__(config["unet"])
 
@@ -75,7 +84,9 @@ class WordTokenizer:
             logging.warning("DDIM demo model: left out words it does not know: %s", ", ".join(unknown))
         length = self.vocabulary.tokens
         if len(pairs) > length:
-            logging.warning("DDIM demo model: a caption holds %d words; left out the last %d", length, len(pairs) - length)
+            logging.warning(
+                "DDIM demo model: a caption holds %d words; left out the last %d", length, len(pairs) - length
+            )
         pairs = pairs[:length] + [(0, 1.0, 0)] * (length - len(pairs))
         return {"words": [pairs if return_word_ids else [pair[:2] for pair in pairs]]}
 
@@ -91,7 +102,13 @@ class TextEncoder(TextNetwork, ClipTokenWeightEncoder):
     """The text network with the methods that the host's CLIP calls."""
 
     def __init__(self, config, dtype=None, device=None, model_options=None):
-        super().__init__(len(config["vocabulary"]), config["tokens"], config["width"], config["heads"], config["feedforward"])
+        super().__init__(
+            len(config["vocabulary"]),
+            config["tokens"],
+            config["width"],
+            config["heads"],
+            config["feedforward"],
+        )
         self.to(device=device, dtype=dtype)
         self.dtypes = {dtype}
 
@@ -133,18 +150,26 @@ def _load_model(config, weights):
     device = comfy.model_management.get_torch_device()
     settings = EmojiConfig(config)
     dtype = comfy.model_management.unet_dtype(device, parameters, settings.supported_inference_dtypes)
-    settings.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, settings.supported_inference_dtypes))
+    settings.set_inference_dtype(
+        dtype, comfy.model_management.unet_manual_cast(dtype, device, settings.supported_inference_dtypes)
+    )
     offload = comfy.model_management.unet_offload_device()
-    model = settings.get_model(weights, "", device=comfy.model_management.unet_inital_load_device(parameters, dtype))
+    model = settings.get_model(
+        weights, "", device=comfy.model_management.unet_inital_load_device(parameters, dtype)
+    )
     model.load_model_weights(dict(weights))
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
 
 
 def load(folder=FOLDER):
-    """(MODEL, CLIP, VAE) from config.json and the safetensors files in `folder`. Raises FileNotFoundError without them."""
+    """(MODEL, CLIP, VAE) from config.json and the safetensors files in `folder`. Raises FileNotFoundError
+    without them."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    unet, text, vae = (comfy.utils.load_torch_file(str(folder / f"{name}.safetensors"), safe_load=True) for name in ("unet", "text", "vae"))
+    unet, text, vae = (
+        comfy.utils.load_torch_file(str(folder / f"{name}.safetensors"), safe_load=True)
+        for name in ("unet", "text", "vae")
+    )
     model = _load_model(config, unet)
     # float32: the network is tiny, and CPUs are slow at half precision.
     clip = comfy.sd.CLIP(_Target(config["text"]), model_options={"dtype": torch.float32})

@@ -1,4 +1,6 @@
-"""A training run measured in minutes: it ends on time, learning rate at zero, and goes on where it was interrupted."""
+"""A training run measured in minutes: it ends on time, learning rate at zero, and goes on where it was
+interrupted."""
+
 import sys
 import time
 from pathlib import Path
@@ -10,8 +12,9 @@ import torch.distributed as dist
 class Pace:
     """Steps until `minutes` of training are spent, counting what earlier sittings spent.
 
-    `parts` are named objects with state_dict / load_state_dict, saved to `path` every two minutes (by the process with
-    `saves`) and read from it at the start. `step` is the number of finished steps, `part` the spent fraction of the time.
+    `parts` are named objects with state_dict / load_state_dict, saved to `path` every two minutes (by the
+    process with `saves`) and read from it at the start. `step` is the number of finished steps, `part` the
+    spent fraction of the time.
     """
 
     def __init__(self, path, minutes, parts, saves=True):

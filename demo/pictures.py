@@ -1,7 +1,10 @@
-"""Pictures to invert and edit, which the shipped model was not trained on (`data.is_held_out`), each named by its caption.
+"""Pictures to invert and edit, which the shipped model was not trained on (`data.is_held_out`), each named by
+its caption.
 
-They are Microsoft Fluent Emoji (MIT), from the npm package that data.py names, under the names they have there.
+They are Microsoft Fluent Emoji (MIT), from the npm package that data.py names, under the names they have
+there.
 """
+
 from pathlib import Path
 
 FILES = {

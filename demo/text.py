@@ -1,4 +1,5 @@
 """Words to a context for cross-attention: the vocabulary, and the one-layer transformer over it."""
+
 import re
 
 import torch
@@ -27,7 +28,8 @@ class TextNetwork(torch.nn.Module):
         self.emb = torch.nn.Embedding(vocabulary + 1, width)
         self.pos = torch.nn.Parameter(torch.zeros(1, tokens, width))
         self.layer = torch.nn.TransformerEncoderLayer(
-            width, heads, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+            width, heads, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
 
     def forward(self, numbers):
         return self.layer(self.emb(numbers) + self.pos)

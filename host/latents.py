@@ -2,11 +2,10 @@
 
 from inspect import signature
 
-import torch
-
 import comfy.nested_tensor
 import comfy.sample
 import comfy.utils
+import torch
 
 
 def parts(latent):
@@ -33,7 +32,10 @@ def batch_indices(latent):
         return list(range(count))
     indices = [int(index) for index in given]
     if len(indices) != count or min(indices, default=0) < 0:
-        raise ValueError(f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count} pictures.")
+        raise ValueError(
+            f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count}"
+            " pictures."
+        )
     return indices
 
 
@@ -47,7 +49,10 @@ def repeat_pictures(latent, times):
     """Each picture of a LATENT `times` times in a row, numbered anew from 0, its mask with it."""
     tensors = parts(latent)
     count = tensors[0].shape[0]
-    repeated = latent | {"samples": join([part.repeat_interleave(times, 0) for part in tensors], latent), "batch_index": list(range(count * times))}
+    repeated = latent | {
+        "samples": join([part.repeat_interleave(times, 0) for part in tensors], latent),
+        "batch_index": list(range(count * times)),
+    }
     if latent.get("noise_mask") is not None:
         masks = {"samples": latent["noise_mask"]}
         fitted = [comfy.utils.repeat_to_batch_size(mask, count) for mask in parts(masks)]
@@ -56,26 +61,36 @@ def repeat_pictures(latent, times):
 
 
 def fitting(latent, model=None):
-    """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the size."""
+    """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
+    size."""
     if model is None:
         return latent
     # Newer hosts mark an empty latent with the ratio it was made for, and ask for the marks by name here.
-    marks = {name: latent[name] for name in signature(comfy.sample.fix_empty_latent_channels).parameters if name in latent}
+    marks = {
+        name: latent[name]
+        for name in signature(comfy.sample.fix_empty_latent_channels).parameters
+        if name in latent
+    }
     fixed = comfy.sample.fix_empty_latent_channels(model, latent["samples"], **marks)
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
 def check(latent, model):
-    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it, NaN or infinity, another
-    number of channels than the model's, or a batch_index that does not fit."""
+    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it, NaN or infinity,
+    another number of channels than the model's, or a batch_index that does not fit."""
     ready = fitting(latent, model)
     batch_indices(ready)
     wanted = model.get_model_object("latent_format").latent_channels
     for part in parts(ready):
         if part.numel() == 0:
-            raise ValueError(f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1")
+            raise ValueError(
+                f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1"
+            )
         if not torch.isfinite(part).all():
             raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
     if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
-        raise ValueError(f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}. Encode it with the model's own VAE.")
+        raise ValueError(
+            f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."
+            " Encode it with the model's own VAE."
+        )
     return ready

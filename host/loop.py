@@ -13,7 +13,9 @@ def model_calls(model, x, sigmas, extra_args, callback, disable):
     denoise(x, i) -> x0_hat at sigmas[i]; the host's cancel works before each. report(i, x, x0_hat) tells the
     host's callback, None without one.
     """
-    sigma = sigmas.to(x.dtype)[:, None].repeat(1, x.shape[0]).unbind()  # all steps at once: one small operation fewer in each
+    sigma = (
+        sigmas.to(x.dtype)[:, None].repeat(1, x.shape[0]).unbind()
+    )  # all steps at once: one small operation fewer in each
     progress = iter(trange(len(sigmas) - 1, disable=disable))
 
     def denoise(x, i):

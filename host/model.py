@@ -1,5 +1,6 @@
 """What the engine needs to know of a ComfyUI MODEL: its table of noise levels and its alpha at each."""
 
+import itertools
 import math
 
 import torch
@@ -16,7 +17,10 @@ def alphas(sampling, sigmas):
     1 for eps, v and EDM models in the frame that samplers see, 1 - sigma for flow models.
     """
     levels = torch.as_tensor(sigmas, dtype=torch.float64, device="cpu")
-    noise, image = torch.zeros(len(levels), 1, dtype=torch.float64), torch.ones(len(levels), 1, dtype=torch.float64)
+    noise, image = (
+        torch.zeros(len(levels), 1, dtype=torch.float64),
+        torch.ones(len(levels), 1, dtype=torch.float64),
+    )
     return sampling.noise_scaling(levels, noise, image).flatten().tolist()
 
 
@@ -35,15 +39,21 @@ def check_sigmas(sigmas, sampling=None):
     start above 0 and (given ``sampling``) within the model's range."""
     levels = sigmas.detach().flatten().double().cpu().tolist()
     if len(levels) < 2:
-        raise ValueError(f"sigmas has {len(levels)} value(s); a run needs at least two, one more than its steps")
+        raise ValueError(
+            f"sigmas has {len(levels)} value(s); a run needs at least two, one more than its steps"
+        )
     for i, level in enumerate(levels):
         if not math.isfinite(level) or level < 0:
             raise ValueError(f"sigmas[{i}] is {level}; every sigma must be finite and not negative")
-    for i, (t, s) in enumerate(zip(levels, levels[1:])):
+    for i, (t, s) in enumerate(itertools.pairwise(levels)):
         if s > t:
-            raise ValueError(f"sigmas rise from {t:.6g} to {s:.6g} at step {i + 1}; sampling needs them to go down")
+            raise ValueError(
+                f"sigmas rise from {t:.6g} to {s:.6g} at step {i + 1}; sampling needs them to go down"
+            )
     if levels[-2] == 0:
         raise ValueError("sigmas reach 0 before their last value; nothing is left to sample there")
     if sampling is not None and levels[0] > float(sampling.sigma_max) * 1.001:
-        raise ValueError(f"sigmas start at {levels[0]:.6g}; this model's sigma_max is {float(sampling.sigma_max):.6g}")
+        raise ValueError(
+            f"sigmas start at {levels[0]:.6g}; this model's sigma_max is {float(sampling.sigma_max):.6g}"
+        )
     return levels

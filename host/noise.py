@@ -1,8 +1,8 @@
 """Noise of single pictures, and the NOISE values that pass through the graph.
 
 A picture's noise depends on its seed and its index in the batch alone: it is the same alone, in a batch
-of eight, and at another place of the batch. NOISE values are lazy: they learn their shape from the latent that
-they are asked to fill, and they hold only plain values, so that they pickle.
+of eight, and at another place of the batch. NOISE values are lazy: they learn their shape from the latent
+that they are asked to fill, and they hold only plain values, so that they pickle.
 """
 
 import math
@@ -41,7 +41,7 @@ def latent_noise(latent, seed, device="cpu", stream=0):
     parts = latents.parts(latent)
     shapes = [part.shape[1:] for part in parts]
     noises = _draw(seed, latents.batch_indices(latent), shapes, torch.float32, device, stream)
-    return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts)], latent)
+    return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts, strict=True)], latent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +74,15 @@ class HeldNoise:
         wanted, parts = latents.batch_indices(latent), latents.parts(latent)
         held_shapes, shapes = [[tuple(part.shape[1:]) for part in many] for many in (self.parts, parts)]
         if held_shapes != shapes:
-            raise ValueError(f"{self.name}: it is noise for pictures of shape {_shape(held_shapes)}, but the latent asks for {_shape(shapes)}. "
-                             "Use a latent of the size (and the kind of model) that the noise was made for.")
+            raise ValueError(
+                f"{self.name}: it is noise for pictures of shape {_shape(held_shapes)}, but the latent asks"
+                f" for {_shape(shapes)}. Use a latent of the size (and the kind of model) that the noise was"
+                " made for."
+            )
         rows = self._rows(wanted)
-        return latents.join([held[rows].to(part.dtype) for held, part in zip(self.parts, parts)], latent)
+        return latents.join(
+            [held[rows].to(part.dtype) for held, part in zip(self.parts, parts, strict=True)], latent
+        )
 
     def empty_latent(self):
         """The LATENT of zeros that this noise fits."""
@@ -92,21 +97,24 @@ class HeldNoise:
             return [0] * len(wanted)
         missing = sorted(set(wanted) - set(self.indices))
         if missing or len(set(self.indices)) < len(self.indices):
-            raise ValueError(f"{self.name}: it holds the pictures {list(self.indices)} of its batch, but the latent asks for {wanted}. "
-                             "Use a latent of the same batch.")
+            raise ValueError(
+                f"{self.name}: it holds the pictures {list(self.indices)} of its batch, but the latent asks"
+                f" for {wanted}. Use a latent of the same batch."
+            )
         return [self.indices.index(index) for index in wanted]
 
 
 @dataclass(frozen=True)
 class InterpolatedNoise:
-    """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture after the other.
+    """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture
+    after the other.
 
     corners   two NOISE values (a, b), or four (top left, top right, bottom left, bottom right)
     pictures  the batch index of each picture that is morphed
     frames    frames on the way from a to b; with four corners, columns of the grid
     rows      rows of the grid; 1 with two corners
-    mode      "slerp", "linear", or "variation": each frame is a neighbour of a, `strength` of a right angle away
-              in the direction that b has for this frame
+    mode      "slerp", "linear", or "variation": each frame is a neighbour of a, `strength` of a right angle
+              away in the direction that b has for this frame
     """
 
     corners: tuple
@@ -125,19 +133,29 @@ class InterpolatedNoise:
         indices, parts = latents.batch_indices(latent), latents.parts(latent)
         total = len(self.pictures) * self.rows * self.frames
         if max(indices, default=0) >= total:
-            raise ValueError(f"latent_image: it asks for picture {max(indices)}, but the interpolation has the pictures 0 to {total - 1}. "
-                             "Connect the latent that comes out of the interpolation.")
+            raise ValueError(
+                f"latent_image: it asks for picture {max(indices)}, but the interpolation has the pictures 0"
+                f" to {total - 1}. Connect the latent that comes out of the interpolation."
+            )
         whole = latents.empty(latent, self.pictures)
-        for many, one in zip(latents.parts(whole), parts):  # inverted noise asks what picture it is added to
+        for many, one in zip(
+            latents.parts(whole), parts, strict=True
+        ):  # inverted noise asks what picture it is added to
             for place, index in enumerate(indices):
                 many[index // (self.rows * self.frames)] = one[place]
-        corners = [_ask(noise, whole, f"noise_{letter}") for noise, letter in zip(self.corners, "abcd")]
+        corners = [
+            _ask(noise, whole, f"noise_{letter}") for noise, letter in zip(self.corners, "abcd", strict=False)
+        ]
         if self.mode == "variation":
-            corners[1] = _ask(self.corners[1], {"samples": latent["samples"], "batch_index": indices}, "noise_b")
+            corners[1] = _ask(
+                self.corners[1], {"samples": latent["samples"], "batch_index": indices}, "noise_b"
+            )
         morphed = []
         for part in range(len(parts)):
             here = [corner[part] for corner in corners]
-            morphed.append(torch.stack([self._frame(here, place, index) for place, index in enumerate(indices)]))
+            morphed.append(
+                torch.stack([self._frame(here, place, index) for place, index in enumerate(indices)])
+            )
         return latents.join(morphed, latent)
 
     def _frame(self, corners, place, index):
@@ -168,14 +186,23 @@ class ShiftedNoise:
 
     def generate_noise(self, latent):
         terms = [_ask(getattr(self, name), latent, name) for name in ("base", "plus", "minus")]
-        return latents.join([torch.stack([spherical.shift(*picture, self.weight) for picture in zip(*part)]) for part in zip(*terms)], latent)
+        return latents.join(
+            [
+                torch.stack([spherical.shift(*picture, self.weight) for picture in zip(*part, strict=True)])
+                for part in zip(*terms, strict=True)
+            ],
+            latent,
+        )
 
 
 def to_latent(noise, latent, model=None):
-    """`latent` with the noise that is drawn for an empty latent of its kind; with a model, in the scale in which a sampler returns it."""
+    """`latent` with the noise that is drawn for an empty latent of its kind; with a model, in the scale in
+    which a sampler returns it."""
     empty = latents.empty(latent, latents.batch_indices(latent))
     samples = latents.join(_ask(noise, empty, "noise"), latent)
-    return latent | {"samples": samples if model is None else model.get_model_object("process_latent_out")(samples)}
+    return latent | {
+        "samples": samples if model is None else model.get_model_object("process_latent_out")(samples)
+    }
 
 
 def from_latent(latent, scaled, model=None):
@@ -185,7 +212,12 @@ def from_latent(latent, scaled, model=None):
     noise = HeldNoise.of(latent, name="latent_image")
     if not scaled:
         return noise
-    return replace(noise, parts=tuple(torch.stack([spherical.unit_variance(picture) for picture in part]) for part in noise.parts))
+    return replace(
+        noise,
+        parts=tuple(
+            torch.stack([spherical.unit_variance(picture) for picture in part]) for part in noise.parts
+        ),
+    )
 
 
 def _ask(noise, latent, name):
@@ -194,7 +226,9 @@ def _ask(noise, latent, name):
     given = latents.parts({"samples": noise.generate_noise(latent)})
     shapes, wanted = [[tuple(part.shape) for part in many] for many in (given, parts)]
     if shapes != wanted:
-        raise ValueError(f"{name}: it gives noise of shape {_shape(shapes)}, but the latent asks for {_shape(wanted)}.")
+        raise ValueError(
+            f"{name}: it gives noise of shape {_shape(shapes)}, but the latent asks for {_shape(wanted)}."
+        )
     if not all(torch.isfinite(part).all() for part in given):
         raise ValueError(f"{name}: its noise holds NaN or infinite numbers.")
     return [part.cpu() for part in given]
@@ -221,7 +255,10 @@ def _draw(seed, indices, shapes, dtype, device, stream):
         for index in set(indices):
             drawn[index] = picture(torch.Generator(device).manual_seed(_mixed_seed(seed, index, stream)))
     empty = [torch.empty((0, *shape), dtype=dtype, device=device) for shape in shapes]
-    return [torch.stack([drawn[i][part] for i in indices]) if indices else empty[part] for part in range(len(shapes))]
+    return [
+        torch.stack([drawn[i][part] for i in indices]) if indices else empty[part]
+        for part in range(len(shapes))
+    ]
 
 
 def _mixed_seed(seed, index, stream):

@@ -1,5 +1,6 @@
 """Pictures of schedules, drawn with Pillow, which every ComfyUI has."""
 
+import itertools
 import math
 
 import numpy
@@ -8,11 +9,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT, FINE = 1280, 800, 2  # drawn FINE times as large and scaled down
 INK, GREY, LINE, PAPER = "#1c2128", "#6b7280", "#e5e7eb", "#ffffff"
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#a5589a"]  # Okabe and Ito: told apart by colour-blind eyes; each has its own mark too
+COLOURS = [
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#a5589a",
+]  # Okabe and Ito: told apart by colour-blind eyes; each has its own mark too
 
 
 def schedules(curves, sampling=None):
-    """IMAGE (1, HEIGHT, WIDTH, 3) of [(name, sigmas as floats), ...]: sigma over step, and the steps on the training timeline."""
+    """IMAGE (1, HEIGHT, WIDTH, 3) of [(name, sigmas as floats), ...]: sigma over step, and the steps on the
+    training timeline."""
     pen = Pen()
     levels = [sigma for _, sigmas in curves for sigma in sigmas if sigma > 0]
     top, bottom = math.log10(max(levels)), math.log10(min(levels))
@@ -21,8 +28,13 @@ def schedules(curves, sampling=None):
     steps = max(len(sigmas) for _, sigmas in curves) - 1
 
     left, right, upper, lower = 96, WIDTH - 40, 96, 500
-    across = lambda step: left + (right - left) * step / max(steps, 1)  # noqa: E731
-    down = lambda sigma: upper + (lower - upper) * (top - math.log10(sigma)) / (top - bottom)  # noqa: E731
+
+    def across(step):
+        return left + (right - left) * step / max(steps, 1)
+
+    def down(sigma):
+        return upper + (lower - upper) * (top - math.log10(sigma)) / (top - bottom)
+
     pen.text((left, 34), "Noise level at every model call", 26, INK)
     legend(pen, curves, right, 47)
     for tick in log_ticks(bottom, top):
@@ -60,14 +72,25 @@ def timeline(levels, sampling):
     if sampling is None:
         top, bottom = math.log(max(levels)), math.log(min(levels))
         width = max(top - bottom, 1e-9)
-        return (lambda sigma: (top - math.log(sigma)) / width), "The steps by the logarithm of sigma", ("noise", "picture")
-    time = lambda sigma: float(sampling.timestep(torch.tensor(float(sigma)).to(sampling.sigmas)))  # noqa: E731
+        return (
+            (lambda sigma: (top - math.log(sigma)) / width),
+            "The steps by the logarithm of sigma",
+            ("noise", "picture"),
+        )
+
+    def time(sigma):
+        return float(sampling.timestep(torch.tensor(float(sigma)).to(sampling.sigmas)))
+
     first, last = time(sampling.sigma_max), time(sampling.sigma_min)
 
     def place(sigma):
         return min(max((first - time(sigma)) / (first - last), 0.0), 1.0)
 
-    return place, "The steps on the model's training timeline", (f"noise, t = {first:.6g}", f"t = {last:.6g}, picture")
+    return (
+        place,
+        "The steps on the model's training timeline",
+        (f"noise, t = {first:.6g}", f"t = {last:.6g}, picture"),
+    )
 
 
 def legend(pen, curves, right, y):
@@ -97,7 +120,9 @@ class Pen:
         self.draw = ImageDraw.Draw(self.canvas)
 
     def text(self, at, text, size, colour, anchor="lt"):
-        self.draw.text((at[0] * FINE, at[1] * FINE), text, colour, ImageFont.load_default(size * FINE), anchor)
+        self.draw.text(
+            (at[0] * FINE, at[1] * FINE), text, colour, ImageFont.load_default(size * FINE), anchor
+        )
 
     def width(self, text, size):
         return self.draw.textlength(text, ImageFont.load_default(size * FINE)) / FINE
@@ -107,8 +132,11 @@ class Pen:
 
     def dashes(self, start, end, colour):
         count = max(2, int(math.dist(start, end) / 10)) | 1
-        between = [(start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count) for i in range(count + 1)]
-        for a, b in list(zip(between, between[1:]))[::2]:
+        between = [
+            (start[0] + (end[0] - start[0]) * i / count, start[1] + (end[1] - start[1]) * i / count)
+            for i in range(count + 1)
+        ]
+        for a, b in list(itertools.pairwise(between))[::2]:
             self.line([a, b], colour, 2)
 
     def mark(self, kind, at, radius):
@@ -116,7 +144,11 @@ class Pen:
         if kind == 0:
             self.draw.ellipse((x - r, y - r, x + r, y + r), COLOURS[0], PAPER, FINE)
             return
-        corners = {1: [(-1, -1), (1, -1), (1, 1), (-1, 1)], 2: [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)], 3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)]}
+        corners = {
+            1: [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+            2: [(0, -1.2), (1.1, 0.8), (-1.1, 0.8)],
+            3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
+        }
         scale = 0.85 * r if kind == 1 else r
         self.draw.polygon([(x + a * scale, y + b * scale) for a, b in corners[kind]], COLOURS[kind], PAPER)
 

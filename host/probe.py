@@ -1,4 +1,5 @@
-"""A schedule measured on a MODEL: the probe runs through the host's own guider, so that guidance, LoRA and patches count."""
+"""A schedule measured on a MODEL: the probe runs through the host's own guider, so that guidance, LoRA and
+patches count."""
 
 import math
 
@@ -19,7 +20,8 @@ RESOLUTION = 20001
 
 
 def probe_levels(sampling, count):
-    """`count` noise levels from sigma_max to sigma_min, evenly by the mean of timestep and log sigma, as floats.
+    """`count` noise levels from sigma_max to sigma_min, evenly by the mean of timestep and log sigma, as
+    floats.
 
     Timesteps alone are too coarse at low noise, log sigma alone at the noisy end of a flow model.
     """
@@ -37,12 +39,18 @@ def probe_levels(sampling, count):
 
 
 def host_schedules(sampling, steps):
-    """The host's own schedules of `steps` jumps, {name: sigmas}, for comparison. Those that fail or go astray are left out."""
+    """The host's own schedules of `steps` jumps, {name: sigmas}, for comparison. Those that fail or go astray
+    are left out."""
     found = {}
     for name in comfy.samplers.SCHEDULER_NAMES:
         try:
             sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps).double().cpu()
-        except (ValueError, IndexError, ZeroDivisionError, AssertionError):  # some are not made for 1 or 2 steps
+        except (
+            ValueError,
+            IndexError,
+            ZeroDivisionError,
+            AssertionError,
+        ):  # some are not made for 1 or 2 steps
             continue
         if sigmas.isfinite().all() and (sigmas.diff() < 0).all():
             found[name] = sigmas.tolist()
@@ -50,13 +58,27 @@ def host_schedules(sampling, steps):
 
 
 def measured_schedule(
-    model, positive, negative, cfg, latent, steps, *, order=1, sampler_name=adaptive.SAMPLERS[0], criterion=adaptive.CRITERIA[0],
-    seed=0, probe_steps=64, images=4, refine=4,
+    model,
+    positive,
+    negative,
+    cfg,
+    latent,
+    steps,
+    *,
+    order=1,
+    sampler_name=adaptive.SAMPLERS[0],
+    criterion=adaptive.CRITERIA[0],
+    seed=0,
+    probe_steps=64,
+    images=4,
+    refine=4,
 ):
-    """(SIGMAS (steps + 1,), ddim.adaptive.Measured) for a MODEL under its conditioning and guidance; errors are those of the LATENT.
+    """(SIGMAS (steps + 1,), ddim.adaptive.Measured) for a MODEL under its conditioning and guidance; errors
+    are those of the LATENT.
 
-    The latent gives the size of the pictures; its first one is used. order and sampler_name are those of the sampler that will use
-    the schedule, as ddim.adaptive.solver_of knows them. Raises ValueError for bad numbers.
+    The latent gives the size of the pictures; its first one is used. order and sampler_name are those of the
+    sampler that will use the schedule, as ddim.adaptive.solver_of knows them. Raises ValueError for bad
+    numbers.
     """
     solver = adaptive.solver_of(order, sampler_name)
     if criterion not in adaptive.CRITERIA:
@@ -71,7 +93,10 @@ def measured_schedule(
         raise ValueError(f"steps is {steps}; allowed are 1 to probe_steps, which is {probe_steps}")
     sampling = model_sampling(model)
     fine = probe_levels(sampling, (probe_steps - 1) * BETWEEN + 1)
-    first = [part[:1].repeat(images, *[1] * (part.ndim - 1)) for part in latents.parts(latents.check(latent, model))]
+    first = [
+        part[:1].repeat(images, *[1] * (part.ndim - 1))
+        for part in latents.parts(latents.check(latent, model))
+    ]
     samples = latents.join(first, latent)
     noise = latent_noise({"samples": samples}, seed)
     candidates = host_schedules(sampling, steps)
@@ -93,12 +118,32 @@ def measured_schedule(
             return x0
 
         x = x.float()
-        result.append(adaptive.measure(denoise, x, fine, steps, solver=solver, refine=refine, candidates=candidates, criterion=criterion,
-                                       seen=lambda x: out(x) - out(torch.zeros_like(x))))
+        result.append(
+            adaptive.measure(
+                denoise,
+                x,
+                fine,
+                steps,
+                solver=solver,
+                refine=refine,
+                candidates=candidates,
+                criterion=criterion,
+                seen=lambda x: out(x) - out(torch.zeros_like(x)),
+            )
+        )
         return x
 
     comfy.sample.sample_custom(
-        model, noise, cfg, comfy.samplers.KSAMPLER(measuring), torch.tensor([*fine[::BETWEEN], 0.0]), positive, negative, samples, seed=seed, disable_pbar=True,
+        model,
+        noise,
+        cfg,
+        comfy.samplers.KSAMPLER(measuring),
+        torch.tensor([*fine[::BETWEEN], 0.0]),
+        positive,
+        negative,
+        samples,
+        seed=seed,
+        disable_pbar=True,
     )
     return as_sigmas(result[0].sigmas), result[0]
 
@@ -109,5 +154,6 @@ def as_sigmas(levels):
 
 
 def as_text(sigmas):
-    """SIGMAS as the list that DDIM Custom Schedule reads back exactly: the shortest digits that name each float32."""
+    """SIGMAS as the list that DDIM Custom Schedule reads back exactly: the shortest digits that name each
+    float32."""
     return "sigmas: " + ", ".join(str(sigma) for sigma in sigmas.numpy())

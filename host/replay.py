@@ -11,22 +11,30 @@ from .model import alphas, check_sigmas
 
 def replay_sampler(run, sigmas, eta):
     """SAMPLER that replays an Inversion over `sigmas` or a stretch of them: a plain value that pickles."""
-    return comfy.samplers.KSAMPLER(sample_replay, {"levels": sigmas.double().tolist(), "states": run.states, "maps": run.maps, "eta": eta})
+    return comfy.samplers.KSAMPLER(
+        sample_replay,
+        {"levels": sigmas.double().tolist(), "states": run.states, "maps": run.maps, "eta": eta},
+    )
 
 
-def sample_replay(model, x, sigmas, extra_args=None, callback=None, disable=None, *, levels, states, maps, eta):
+def sample_replay(
+    model, x, sigmas, extra_args=None, callback=None, disable=None, *, levels, states, maps, eta
+):
     """The host's sampler-function signature around `ddim.invert.replay`.
 
-    It starts at the recorded state of sigmas[0], whatever noise and latent the run was given, so that a run that
-    skips the first steps (SplitSigmas) still starts at the picture. Raises ValueError for other sigmas than
-    those recorded, and for a batch of another size or shape.
+    It starts at the recorded state of sigmas[0], whatever noise and latent the run was given, so that a run
+    that skips the first steps (SplitSigmas) still starts at the picture. Raises ValueError for other sigmas
+    than those recorded, and for a batch of another size or shape.
     """
     extra_args = {} if extra_args is None else extra_args
     sampling = model.inner_model.inner_model.model_sampling
     wanted = check_sigmas(sigmas, sampling)
     first = position(wanted, levels)
     if states[first].shape[1:] != x.shape[1:] or states[first].shape[0] not in (1, x.shape[0]):
-        raise ValueError(f"replay: it was recorded for latents of shape {tuple(states[first].shape)}; latent_image has {tuple(x.shape)}")
+        raise ValueError(
+            f"replay: it was recorded for latents of shape {tuple(states[first].shape)}; latent_image has"
+            f" {tuple(x.shape)}"
+        )
     start = states[first].to(x.device).expand(x.shape)
     with model_calls(model, start, sigmas, extra_args, callback, disable) as (denoise, report):
         return invert.replay(denoise, start, maps[first:], alphas(sampling, wanted), wanted, eta, report)
@@ -35,7 +43,10 @@ def sample_replay(model, x, sigmas, extra_args=None, callback=None, disable=None
 def position(wanted, levels):
     """Where the sigmas `wanted` lie in the recorded ones, without a gap."""
     for first in range(len(levels) - len(wanted) + 1):
-        if all(isclose(a, b, rel_tol=1e-5) for a, b in zip(wanted, levels[first:])):
+        if all(isclose(a, b, rel_tol=1e-5) for a, b in zip(wanted, levels[first:], strict=False)):
             return first
-    raise ValueError(f"sigmas: the replay sampler knows the {len(levels)} sigmas {levels[0]:.4g} to {levels[-1]:.4g} of its inversion, or a stretch of them "
-                     f"(SplitSigmas); it was given {len(wanted)} from {wanted[0]:.4g} to {wanted[-1]:.4g}")
+    raise ValueError(
+        f"sigmas: the replay sampler knows the {len(levels)} sigmas {levels[0]:.4g} to {levels[-1]:.4g} of"
+        f" its inversion, or a stretch of them (SplitSigmas); it was given {len(wanted)} from {wanted[0]:.4g}"
+        f" to {wanted[-1]:.4g}"
+    )

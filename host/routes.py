@@ -1,4 +1,5 @@
-"""GET /ddim_toolkit/stride: which timesteps a stride or a written list visits, for the page's picture of it."""
+"""GET /ddim_toolkit/stride: which timesteps a stride or a written list visits, for the page's picture of
+it."""
 
 import math
 import sys
@@ -8,7 +9,8 @@ LONGEST_LIST = 8000  # characters; a request line is not longer
 
 
 class Rows:
-    """Stands for a MODEL whose table of noise levels is that of most models, 1000 rows, each level its row plus 1.
+    """Stands for a MODEL whose table of noise levels is that of most models, 1000 rows, each level its row
+    plus 1.
 
     The page has no model before the first run; with these levels a schedule can be read back as timesteps.
     """
@@ -26,7 +28,8 @@ class Rows:
 
 
 def register():
-    """Add the route to the running server; without one (tests, scripts) there is nothing to do. Safe to call twice."""
+    """Add the route to the running server; without one (tests, scripts) there is nothing to do. Safe to call
+    twice."""
     instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if instance is None or any(getattr(route, "path", None) == PATH for route in instance.routes):
         return
@@ -41,8 +44,8 @@ def register():
 
 
 def picture(query):
-    """{"total", "timesteps"} for `steps`, `stride`, `denoise`, or for a written list `timesteps`; {"sigmas"} for a
-    list of noise levels. Raises ValueError for what the nodes would refuse.
+    """{"total", "timesteps"} for `steps`, `stride`, `denoise`, or for a written list `timesteps`; {"sigmas"}
+    for a list of noise levels. Raises ValueError for what the nodes would refuse.
     """
     from . import schedule
 
@@ -55,7 +58,9 @@ def picture(query):
             return {"sigmas": sigmas}
         return {"total": Rows.TIMESTEPS, "timesteps": [round(sigma) - 1 for sigma in sigmas[:-1]]}
     steps = whole(query.get("steps", ""))
-    _, visited = schedule.stride_sigmas(Rows(), steps, query.get("stride", "trailing"), fraction(query.get("denoise", "1")))
+    _, visited = schedule.stride_sigmas(
+        Rows(), steps, query.get("stride", "trailing"), fraction(query.get("denoise", "1"))
+    )
     return {"total": Rows.TIMESTEPS, "timesteps": visited}
 
 

@@ -8,7 +8,6 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
-import torch
 
 from ..ddim import solve
 from . import latents
@@ -18,12 +17,15 @@ from .noise import batch_noise, latent_noise
 
 
 def ddim_sampler(**options):
-    """SAMPLER of this pack: a plain value that pickles. Options are those of `sample_ddim`, checked before use."""
+    """SAMPLER of this pack: a plain value that pickles. Options are those of `sample_ddim`, checked before
+    use."""
     check_options(**options)
     return comfy.samplers.KSAMPLER(sample_ddim, options)
 
 
-def check_options(eta=0.0, variance="posterior", order=1, clip="none", clip_range=4.0, noise_device="cpu", **others):
+def check_options(
+    eta=0.0, variance="posterior", order=1, clip="none", clip_range=4.0, noise_device="cpu", **others
+):
     """Raise ValueError that names the first bad option."""
     solve.jumps((1.0, 1.0), (1.0, 0.5), eta, variance)
     solve.check_order(order)
@@ -36,8 +38,21 @@ def check_options(eta=0.0, variance="posterior", order=1, clip="none", clip_rang
 
 
 def sample_ddim(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *,
-    eta=0.0, variance="posterior", order=1, clip="none", clip_range=4.0, noise_device="cpu", noise_seed=0, batch_index=None,
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    eta=0.0,
+    variance="posterior",
+    order=1,
+    clip="none",
+    clip_range=4.0,
+    noise_device="cpu",
+    noise_seed=0,
+    batch_index=None,
 ):
     """The host's sampler-function signature around `ddim.solve.sample`.
 
@@ -49,7 +64,9 @@ def sample_ddim(
     levels = check_sigmas(sigmas, sampling)
     x = x.float()
     if not math.isfinite(x.sum()):  # this and check_sigmas wait for the device; the loop does not
-        raise ValueError("the noise or the latent_image that sampling starts from holds NaN or infinite values")
+        raise ValueError(
+            "the noise or the latent_image that sampling starts from holds NaN or infinite values"
+        )
     indices = list(range(x.shape[0])) if batch_index is None else batch_index
     if len(indices) != x.shape[0]:
         raise ValueError(f"batch_index names {len(indices)} pictures, but {x.shape[0]} are sampled")
@@ -59,12 +76,22 @@ def sample_ddim(
 
     def noise(i):
         drawn = batch_noise(seed, indices, x.shape[1:], device=device, stream=stream(levels[i], noise_seed))
-        return comfy.model_management.cast_to_device(drawn, x.device, x.dtype)  # without waiting for the device, where the host knows how
+        return comfy.model_management.cast_to_device(
+            drawn, x.device, x.dtype
+        )  # without waiting for the device, where the host knows how
 
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
-            denoise, x, alphas(sampling, levels), levels, eta=eta, variance=variance, order=order, noise=noise,
-            clip=limit and (lambda x0: limit(x0, clip_range)), callback=report,
+            denoise,
+            x,
+            alphas(sampling, levels),
+            levels,
+            eta=eta,
+            variance=variance,
+            order=order,
+            noise=noise,
+            clip=limit and (lambda x0: limit(x0, clip_range)),
+            callback=report,
         )
 
 
@@ -79,10 +106,23 @@ def run(model, seed, cfg, positive, negative, latent, sampler, sigmas):
     samples, noise = latent["samples"], latent_noise(latent, seed)
     last = {}
     output = comfy.sample.sample_custom(
-        model, noise, cfg, sampler, sigmas, positive, negative, samples, noise_mask=latent.get("noise_mask"), seed=seed,
-        callback=latent_preview.prepare_callback(model, len(sigmas) - 1, last), disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        model,
+        noise,
+        cfg,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        samples,
+        noise_mask=latent.get("noise_mask"),
+        seed=seed,
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1, last),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
     )
-    # A nested x0_hat is one packed tensor that only the host unpacks; the run ends at sigma 0, where x = x0_hat.
+    # A nested x0_hat is one packed tensor that only the host unpacks; the run ends at sigma 0, where x =
+    # x0_hat.
     if "x0" not in last or output.is_nested:
         return latent | {"samples": output}, latent | {"samples": output}
-    return latent | {"samples": output}, latent | {"samples": model.model.process_latent_out(last["x0"].float().cpu())}
+    return latent | {"samples": output}, latent | {
+        "samples": model.model.process_latent_out(last["x0"].float().cpu())
+    }

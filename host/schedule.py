@@ -1,5 +1,6 @@
 """SIGMAS for a MODEL from a named stride or a written list."""
 
+import itertools
 import math
 import re
 
@@ -35,11 +36,13 @@ def custom_sigmas(model, text):
     kind, _, body = text.rpartition(":")
     kind = kind.strip().lower()
     if kind not in ("", "timesteps", "sigmas"):
-        raise ValueError(f"timesteps begins with {kind!r}; a list begins with a number, 'timesteps:' or 'sigmas:'")
+        raise ValueError(
+            f"timesteps begins with {kind!r}; a list begins with a number, 'timesteps:' or 'sigmas:'"
+        )
     numbers = [number(word) for word in re.split(r"[\s,;]+", body.strip()) if word]
     if not numbers:
         raise ValueError("timesteps is empty; write at least one, such as 999, 749, 499, 249")
-    for before, after in zip(numbers, numbers[1:]):
+    for before, after in itertools.pairwise(numbers):
         if after >= before:
             raise ValueError(f"timesteps must go down, each once; {after:g} follows {before:g}")
     if kind == "sigmas":
@@ -49,7 +52,10 @@ def custom_sigmas(model, text):
     top = len(table(sampling)) - 1
     for value in numbers:
         if value != int(value) or not 0 <= value <= top:
-            raise ValueError(f"timesteps holds {value:g}; this model's timesteps are the whole numbers 0 to {top} (noise levels are written after 'sigmas:')")
+            raise ValueError(
+                f"timesteps holds {value:g}; this model's timesteps are the whole numbers 0 to {top} (noise"
+                " levels are written after 'sigmas:')"
+            )
     return sigmas_at(sampling, map(int, numbers))
 
 

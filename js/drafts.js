@@ -9,26 +9,66 @@ let queueingDraft = false;
 app.registerExtension({
   name: "DDIMToolkit.Drafts",
   commands: [
-    { id: "DDIMToolkit.Drafts", label: "Drafts: turn every draft switch to draft", icon: "pi pi-pencil", function: () => turnAll(false) },
-    { id: "DDIMToolkit.Finals", label: "Finals: turn every draft switch to final", icon: "pi pi-star", function: () => turnAll(true) },
+    {
+      id: "DDIMToolkit.Drafts",
+      label: "Drafts: turn every draft switch to draft",
+      icon: "pi pi-pencil",
+      function: () => turnAll(false),
+    },
+    {
+      id: "DDIMToolkit.Finals",
+      label: "Finals: turn every draft switch to final",
+      icon: "pi pi-star",
+      function: () => turnAll(true),
+    },
     { id: "DDIMToolkit.Flip", label: "Flip between drafts and finals", icon: "pi pi-sync", function: flip },
-    { id: "DDIMToolkit.QueueDraft", label: "Queue a draft, whatever the switches say", icon: "pi pi-bolt", function: queueDraft },
+    {
+      id: "DDIMToolkit.QueueDraft",
+      label: "Queue a draft, whatever the switches say",
+      icon: "pi pi-bolt",
+      function: queueDraft,
+    },
   ],
   keybindings: [
     { commandId: "DDIMToolkit.Flip", combo: { key: "d", shift: true } },
     { commandId: "DDIMToolkit.QueueDraft", combo: { key: "Enter", alt: true } },
   ],
-  menuCommands: [{ path: ["Edit", "DDIM drafts"], commands: ["DDIMToolkit.Drafts", "DDIMToolkit.Finals", "DDIMToolkit.QueueDraft"] }],
+  menuCommands: [
+    {
+      path: ["Edit", "DDIM drafts"],
+      commands: ["DDIMToolkit.Drafts", "DDIMToolkit.Finals", "DDIMToolkit.QueueDraft"],
+    },
+  ],
   actionBarButtons: [
-    { icon: "pi pi-pencil", label: "Drafts", tooltip: "Turn every draft switch to draft (Shift+D flips)", class: "ddim-drafts", onClick: () => turnAll(false) },
-    { icon: "pi pi-star", label: "Finals", tooltip: "Turn every draft switch to final (Shift+D flips)", class: "ddim-drafts", onClick: () => turnAll(true) },
-    { icon: "pi pi-bolt", label: "Queue a draft", tooltip: "Queue with every switch on draft, whatever they say (Alt+Enter)", class: "ddim-drafts", onClick: queueDraft },
+    {
+      icon: "pi pi-pencil",
+      label: "Drafts",
+      tooltip: "Turn every draft switch to draft (Shift+D flips)",
+      class: "ddim-drafts",
+      onClick: () => turnAll(false),
+    },
+    {
+      icon: "pi pi-star",
+      label: "Finals",
+      tooltip: "Turn every draft switch to final (Shift+D flips)",
+      class: "ddim-drafts",
+      onClick: () => turnAll(true),
+    },
+    {
+      icon: "pi pi-bolt",
+      label: "Queue a draft",
+      tooltip: "Queue with every switch on draft, whatever they say (Alt+Enter)",
+      class: "ddim-drafts",
+      onClick: queueDraft,
+    },
   ],
   nodeCreated(node) {
     if (node.comfyClass !== SWITCH) return;
     const widget = widgetOf(node, "use_final");
-    widget.serializeValue = () => !queueingDraft && widget.value; // what the queue gets; the file keeps the toggle
-    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons)); // after it took place
+    // what the queue gets; the file keeps the toggle
+    widget.serializeValue = () => !queueingDraft && widget.value;
+    // after it took place
+    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },
 });
 

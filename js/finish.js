@@ -6,24 +6,38 @@ import { turnAll } from "./drafts.js";
 import { asOneStep, everyNode, linkedSlot, notify, setWidget, widgetOf } from "./graph.js";
 
 const COMMAND = "DDIMToolkit.Finish";
-const pictures = new Map(); // execution id of a node -> {prompt, images} of the last run that gave it pictures
+// execution id of a node -> {prompt, images} of the last run that gave it pictures
+const pictures = new Map();
 
 app.registerExtension({
   name: "DDIMToolkit.Finish",
-  commands: [{ id: COMMAND, label: "Finish this one: the draft's seed, as a final", icon: "pi pi-check-circle", function: finishSelected }],
+  commands: [
+    {
+      id: COMMAND,
+      label: "Finish this one: the draft's seed, as a final",
+      icon: "pi pi-check-circle",
+      function: finishSelected,
+    },
+  ],
   keybindings: [{ commandId: COMMAND, combo: { key: "Enter", alt: true, shift: true } }],
   menuCommands: [{ path: ["Edit", "DDIM drafts"], commands: [COMMAND] }],
-  getNodeMenuItems: (node) => (draftOf(node) ? [{ content: "Finish this one", callback: () => finish(node) }] : []),
+  getNodeMenuItems: (node) =>
+    draftOf(node) ? [{ content: "Finish this one", callback: () => finish(node) }] : [],
   getSelectionToolboxCommands: (item) => (draftOf(item) ? [COMMAND] : []),
   setup() {
     api.addEventListener("executed", ({ detail }) => {
       if (!detail?.output?.images?.length) return;
-      pictures.set(String(detail.display_node ?? detail.node), { prompt: detail.prompt_id, images: detail.output.images });
+      pictures.set(String(detail.display_node ?? detail.node), {
+        prompt: detail.prompt_id,
+        images: detail.output.images,
+      });
     });
   },
 });
 
-/** The run behind the pictures that a node shows; undefined without pictures or without a switch in the graph. */
+/**
+ * The run behind the pictures that a node shows; undefined without pictures or without a switch in the graph.
+ */
 function draftOf(node) {
   if (!document.body.classList.contains("ddim-has-switch")) return;
   const id = [...everyNode()].find(([, each]) => each === node)?.[0];
@@ -35,9 +49,18 @@ function draftOf(node) {
 
 function finishSelected() {
   const selected = Object.values(app.canvas.selected_nodes ?? {}).filter(draftOf);
-  const node = selected[0] ?? [...everyNode()].map(([, each]) => each).filter(draftOf).at(-1);
+  const node =
+    selected[0] ??
+    [...everyNode()]
+      .map(([, each]) => each)
+      .filter(draftOf)
+      .at(-1);
   if (node) return finish(node);
-  notify("warn", "No picture of a draft", "Queue a draft first, then select the node that shows its picture.");
+  notify(
+    "warn",
+    "No picture of a draft",
+    "Queue a draft first, then select the node that shows its picture.",
+  );
 }
 
 async function finish(node) {
@@ -50,7 +73,11 @@ async function finish(node) {
     turnAll(true);
     return count;
   });
-  notify("info", "Finishing this one", changed ? "Its seed is loaded and held (fixed)." : "No seed in this graph belongs to it.");
+  notify(
+    "info",
+    "Finishing this one",
+    changed ? "Its seed is loaded and held (fixed)." : "No seed in this graph belongs to it.",
+  );
   await app.queuePrompt(0, 1);
 }
 
@@ -72,9 +99,14 @@ function loadSeeds(prompt) {
   return count;
 }
 
-const isSeed = (widget) => /(^|_)seed$/.test(widget.name) || widget.linkedWidgets?.some((each) => each.name === "control_after_generate");
+const isSeed = (widget) =>
+  /(^|_)seed$/.test(widget.name) ||
+  widget.linkedWidgets?.some((each) => each.name === "control_after_generate");
 
-/** The node and widget that hold a seed: a Primitive node's where one feeds it (the queue sees its value inline). */
+/**
+ * The node and widget that hold a seed: a Primitive node's where one feeds it (the queue sees its value
+ * inline).
+ */
 function origin(node, widget) {
   const slot = linkedSlot(node, widget.name);
   const from = slot >= 0 ? node.getInputNode(slot) : undefined;

@@ -1,8 +1,12 @@
-// What the other modules need of the page's graph: its nodes, their widgets, one undo step, a part of our own on a node.
+// What the other modules need of the page's graph: its nodes, their widgets, one undo step, a part of our own
+// on a node.
 
 import { app } from "../../scripts/app.js";
 
-/** [execution id, node] of every node, those inside subgraphs included: "7", or "12:7" for node 7 of subgraph node 12. */
+/**
+ * [execution id, node] of every node, those inside subgraphs included: "7", or "12:7" for node 7 of subgraph
+ * node 12.
+ */
 export function* everyNode(graph = app.graph, prefix = "") {
   for (const node of graph?.nodes ?? []) {
     const id = `${prefix}${node.id}`;
@@ -60,14 +64,21 @@ export function chain(node, name, after) {
 }
 
 /**
- * Put an element below the node's widgets: a DOM widget, which both renderers show. It is no input: neither workflow
- * files nor prompts hold it. `height` is in pixels of an unzoomed canvas.
+ * Put an element below the node's widgets: a DOM widget, which both renderers show. It is no input: neither
+ * workflow files nor prompts hold it. `height` is in pixels of an unzoomed canvas.
  */
 export function addPart(node, name, element, height) {
-  const keepFromNode = (event) => event.button === 0 && event.stopPropagation(); // else the press would drag the node
+  // else the press would drag the node
+  const keepFromNode = (event) => event.button === 0 && event.stopPropagation();
   element.classList.add("ddim-part");
   element.addEventListener("pointerdown", keepFromNode);
-  const options = { serialize: false, hideOnZoom: true, margin: 6, getMinHeight: () => height, getMaxHeight: () => height };
+  const options = {
+    serialize: false,
+    hideOnZoom: true,
+    margin: 6,
+    getMinHeight: () => height,
+    getMaxHeight: () => height,
+  };
   const widget = node.addDOMWidget(name, "ddim", element, options);
   widget.serialize = false;
   const grow = () => {

@@ -12,7 +12,11 @@ app.registerExtension({
   nodeCreated(node) {
     if (!NODES.includes(node.comfyClass)) return;
     // There from the start: Nodes 2.0 does not show parts that come later.
-    const element = make("div", { class: "ddim-report ddim-empty", tabindex: 0, "data-capture-wheel": "true" }, "A run writes its report here.");
+    const element = make(
+      "div",
+      { class: "ddim-report ddim-empty", tabindex: 0, "data-capture-wheel": "true" },
+      "A run writes its report here.",
+    );
     addPart(node, "report", element, HEIGHT);
     chain(node, "onExecuted", (output) => {
       if (!output?.text) return;

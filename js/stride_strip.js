@@ -1,5 +1,5 @@
-// A strip that shows which timesteps are visited, noise at the left, picture at the right. The formulas are Python's:
-// the strip asks the pack's route. After a run it shows the noise levels that the node really gave.
+// A strip that shows which timesteps are visited, noise at the left, picture at the right. The formulas are
+// Python's: the strip asks the pack's route. After a run it shows the noise levels that the node really gave.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -27,13 +27,17 @@ function addStrip(node, names) {
   let current; // the query that the strip stands for: answers to older ones come too late
   let ran; // the query whose real sigmas are shown: they outrank the route's answer
 
-  const look = watch(node, () => query(node, names), async (asked) => {
-    current = asked;
-    ran = undefined;
-    const link = names.find((name) => linkedSlot(node, name) >= 0);
-    const answer = link ? { note: `${link} comes from a link: shown after a run` } : await ask(asked);
-    if (current === asked && ran !== asked) show(answer);
-  });
+  const look = watch(
+    node,
+    () => query(node, names),
+    async (asked) => {
+      current = asked;
+      ran = undefined;
+      const link = names.find((name) => linkedSlot(node, name) >= 0);
+      const answer = link ? { note: `${link} comes from a link: shown after a run` } : await ask(asked);
+      if (current === asked && ran !== asked) show(answer);
+    },
+  );
   chain(node, "onExecuted", (output) => {
     if (!output?.ddim_sigmas) return;
     look(); // a short run may end before the next look
@@ -48,7 +52,8 @@ function query(node, names) {
   const values = new URLSearchParams();
   for (const name of names) {
     const value = linkedSlot(node, name) >= 0 ? "" : String(widgetOf(node, name)?.value ?? "");
-    values.set(name, name === "timesteps" ? value.replace(/[\s,;]+/g, " ") : value); // short, as a request line is
+    // short, as a request line is
+    values.set(name, name === "timesteps" ? value.replace(/[\s,;]+/g, " ") : value);
   }
   return values.toString();
 }
@@ -66,7 +71,12 @@ async function ask(asked) {
 function strip() {
   const ticks = svg("path");
   const caption = make("div", { class: "ddim-caption" });
-  const element = make("div", { class: "ddim-strip" }, svg("svg", { viewBox: "-8 0 1016 20", preserveAspectRatio: "none" }, ticks), caption);
+  const element = make(
+    "div",
+    { class: "ddim-strip" },
+    svg("svg", { viewBox: "-8 0 1016 20", preserveAspectRatio: "none" }, ticks),
+    caption,
+  );
 
   function show(answer) {
     const { places, text, all } = describe(answer);
@@ -84,7 +94,9 @@ function describe({ timesteps, total, sigmas, real, error, note }) {
   if (timesteps) {
     return {
       places: timesteps.map((t) => 1 - t / (total - 1)),
-      text: timesteps.length ? `${count(timesteps)} of ${total}: ${ends(timesteps)}` : "denoise 0: nothing is sampled",
+      text: timesteps.length
+        ? `${count(timesteps)} of ${total}: ${ends(timesteps)}`
+        : "denoise 0: nothing is sampled",
       all: `Timesteps: ${timesteps.join(", ")}`,
     };
   }
@@ -102,5 +114,6 @@ function describe({ timesteps, total, sigmas, real, error, note }) {
 }
 
 const count = (list) => `${list.length} step${list.length === 1 ? "" : "s"}`;
-const ends = (list) => (list.length > 4 ? `${list.slice(0, 3).join(", ")} … ${list.at(-1)}` : list.join(", "));
+const ends = (list) =>
+  list.length > 4 ? `${list.slice(0, 3).join(", ")} … ${list.at(-1)}` : list.join(", ");
 const short = (sigma) => Number(sigma.toPrecision(3));

@@ -1,7 +1,8 @@
 // Notice when what a node shows has changed.
 //
-// A widget's value changes by typing, dragging, undo, loading, links and other packs, and no event tells of all of
-// them in both renderers. So the few nodes that need it are read again five times a second: a comparison of strings.
+// A widget's value changes by typing, dragging, undo, loading, links and other packs, and no event tells of
+// all of them in both renderers. So the few nodes that need it are read again five times a second: a
+// comparison of strings.
 
 import { chain } from "./graph.js";
 
@@ -9,7 +10,10 @@ const EVERY = 200; // ms
 const watched = new Set();
 let timer;
 
-/** While `node` is in a graph, call `changed(key)` whenever the text that `read()` gives differs from the last one. */
+/**
+ * While `node` is in a graph, call `changed(key)` whenever the text that `read()` gives differs from the last
+ * one.
+ */
 export function watch(node, read, changed) {
   const look = () => {
     const key = read();

@@ -10,20 +10,36 @@ class DDIMDraftSwitch(io.ComfyNode):
             node_id="DDIMDraftSwitch",
             display_name="DDIM Draft Switch",
             category="sampling/ddim",
-            description="Passes on the draft or the final. Only the chosen branch is computed; the nodes of the other one do not run. "
-            "What is computed stays cached, so turning the switch back costs nothing.",
+            description=(
+                "Passes on the draft or the final. Only the chosen branch is computed; the nodes of the other"
+                " one do not run. What is computed stays cached, so turning the switch back costs nothing."
+            ),
             inputs=[
-                io.AnyType.Input("draft", lazy=True, tooltip="The quick branch: any type, such as IMAGE or LATENT."),
-                io.AnyType.Input("final", lazy=True, tooltip="The careful branch: the same type as the draft."),
-                io.Boolean.Input("use_final", default=False, label_on="final", label_off="draft", display_name="use final",
-                                 tooltip="Off computes the draft, on the final. The page's Drafts and Finals buttons turn all switches at once."),
+                io.AnyType.Input(
+                    "draft", lazy=True, tooltip="The quick branch: any type, such as IMAGE or LATENT."
+                ),
+                io.AnyType.Input(
+                    "final", lazy=True, tooltip="The careful branch: the same type as the draft."
+                ),
+                io.Boolean.Input(
+                    "use_final",
+                    default=False,
+                    label_on="final",
+                    label_off="draft",
+                    display_name="use final",
+                    tooltip=(
+                        "Off computes the draft, on the final. The page's Drafts and Finals buttons turn all"
+                        " switches at once."
+                    ),
+                ),
             ],
             outputs=[io.AnyType.Output(display_name="chosen", tooltip="What the chosen branch gave.")],
         )
 
     @classmethod
     def validate_inputs(cls, input_types):
-        """The two branches must share a type: with input_types in the signature the host leaves the check to the node."""
+        """The two branches must share a type: with input_types in the signature the host leaves the check to
+        the node."""
         draft, final = input_types.get("draft", "*"), input_types.get("final", "*")
         if "*" in (draft, final) or set(draft.split(",")) & set(final.split(",")):
             return True

@@ -21,39 +21,121 @@ class DDIMNoiseInterpolation(io.ComfyNode):
             node_id="DDIMNoiseInterpolation",
             display_name="DDIM Noise Interpolation",
             category=CATEGORY,
-            description="From one noise to another in a number of frames. Sample the latent with the noise, both from this node, at eta 0: each frame is a picture of its own, "
-            "and the pictures go over into one another. With two more corners the frames fill a grid.",
+            description=(
+                "From one noise to another in a number of frames. Sample the latent with the noise, both from"
+                " this node, at eta 0: each frame is a picture of its own, and the pictures go over into one"
+                " another. With two more corners the frames fill a grid."
+            ),
             inputs=[
-                io.Noise.Input("noise_a", tooltip="Noise of the first frame, from RandomNoise, DDIM Inversion, DDIM Load Noise or any other node."),
+                io.Noise.Input(
+                    "noise_a",
+                    tooltip=(
+                        "Noise of the first frame, from RandomNoise, DDIM Inversion, DDIM Load Noise or any"
+                        " other node."
+                    ),
+                ),
                 io.Noise.Input("noise_b", tooltip="Noise of the last frame."),
-                io.Latent.Input("latent_image", tooltip="Size of the pictures. A batch gives each of its pictures an interpolation of its own, one after the other."),
-                io.Int.Input("frames", default=12, min=1, max=4096, tooltip="Number of frames, both ends among them. With four corners: columns of the grid."),
-                io.Combo.Input("mode", options=MODES, default="slerp", tooltip="slerp: along the great circle, so that every frame is noise of full strength. linear: along the straight line, "
-                               "where the middle fades to 71 %. variation: every frame is another neighbour of noise_a, in the directions of noise_b's batch."),
-                io.Combo.Input("easing", options=EASINGS, default="linear", optional=True, tooltip="smooth starts and stops gently."),
-                io.Float.Input("strength", default=0.3, min=0.0, max=1.0, step=0.01, optional=True,
-                               tooltip="Only for variation: how far the neighbours are turned away from noise_a. 0 is noise_a itself, 1 a right angle: an unrelated picture."),
-                io.Noise.Input("noise_c", optional=True, tooltip="Lower left corner of a grid (noise_a and noise_b are its upper corners). Needs noise_d."),
-                io.Noise.Input("noise_d", optional=True, tooltip="Lower right corner of a grid. Needs noise_c."),
-                io.Int.Input("rows", default=4, min=1, max=4096, optional=True, tooltip="Only with four corners: rows of the grid."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip=(
+                        "Size of the pictures. A batch gives each of its pictures an interpolation of its"
+                        " own, one after the other."
+                    ),
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=12,
+                    min=1,
+                    max=4096,
+                    tooltip="Number of frames, both ends among them. With four corners: columns of the grid.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=MODES,
+                    default="slerp",
+                    tooltip=(
+                        "slerp: along the great circle, so that every frame is noise of full strength."
+                        " linear: along the straight line, where the middle fades to 71 %. variation: every"
+                        " frame is another neighbour of noise_a, in the directions of noise_b's batch."
+                    ),
+                ),
+                io.Combo.Input(
+                    "easing",
+                    options=EASINGS,
+                    default="linear",
+                    optional=True,
+                    tooltip="smooth starts and stops gently.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=0.3,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip=(
+                        "Only for variation: how far the neighbours are turned away from noise_a. 0 is"
+                        " noise_a itself, 1 a right angle: an unrelated picture."
+                    ),
+                ),
+                io.Noise.Input(
+                    "noise_c",
+                    optional=True,
+                    tooltip=(
+                        "Lower left corner of a grid (noise_a and noise_b are its upper corners). Needs"
+                        " noise_d."
+                    ),
+                ),
+                io.Noise.Input(
+                    "noise_d", optional=True, tooltip="Lower right corner of a grid. Needs noise_c."
+                ),
+                io.Int.Input(
+                    "rows",
+                    default=4,
+                    min=1,
+                    max=4096,
+                    optional=True,
+                    tooltip="Only with four corners: rows of the grid.",
+                ),
             ],
             outputs=[
                 io.Noise.Output(display_name="noise", tooltip="Noise of all frames."),
-                io.Latent.Output(display_name="latent", tooltip="The batch to sample it on: one latent a frame, rows from top to bottom."),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The batch to sample it on: one latent a frame, rows from top to bottom.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, noise_a, noise_b, latent_image, frames, mode, easing="linear", strength=0.3, noise_c=None, noise_d=None, rows=4):
+    def execute(
+        cls,
+        noise_a,
+        noise_b,
+        latent_image,
+        frames,
+        mode,
+        easing="linear",
+        strength=0.3,
+        noise_c=None,
+        noise_d=None,
+        rows=4,
+    ):
         _allowed("mode", mode, MODES)
         _allowed("easing", easing, EASINGS)
         if (noise_c is None) != (noise_d is None):
-            raise ValueError("noise_c and noise_d: a grid needs both of its lower corners, and one is missing.")
+            raise ValueError(
+                "noise_c and noise_d: a grid needs both of its lower corners, and one is missing."
+            )
         if mode == "variation" and noise_c is not None:
-            raise ValueError("mode: variation has no grid. Disconnect noise_c and noise_d, or choose slerp or linear.")
+            raise ValueError(
+                "mode: variation has no grid. Disconnect noise_c and noise_d, or choose slerp or linear."
+            )
         corners = (noise_a, noise_b) if noise_c is None else (noise_a, noise_b, noise_c, noise_d)
         rows = rows if len(corners) == 4 else 1
-        noise = values.InterpolatedNoise(corners, tuple(latents.batch_indices(latent_image)), frames, rows, mode, easing, strength)
+        noise = values.InterpolatedNoise(
+            corners, tuple(latents.batch_indices(latent_image)), frames, rows, mode, easing, strength
+        )
         return io.NodeOutput(noise, latents.repeat_pictures(latent_image, frames * rows))
 
 
@@ -64,14 +146,37 @@ class DDIMNoiseArithmetic(io.ComfyNode):
             node_id="DDIMNoiseArithmetic",
             display_name="DDIM Noise Arithmetic",
             category=CATEGORY,
-            description="base + weight (plus - minus), each picture scaled back to the strength of its base. With noises from DDIM Inversion: add to one picture what tells two others apart.",
+            description=(
+                "base + weight (plus - minus), each picture scaled back to the strength of its base. With"
+                " noises from DDIM Inversion: add to one picture what tells two others apart."
+            ),
             inputs=[
                 io.Noise.Input("base", tooltip="The noise to start from; its seed is handed on."),
-                io.Noise.Input("plus", tooltip="The noise that is added, such as that of a picture with a hat."),
-                io.Noise.Input("minus", tooltip="The noise that is taken away, such as that of the same picture without one."),
-                io.Float.Input("weight", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="How much of the difference is added. 0 is the base itself; a negative weight goes the other way."),
+                io.Noise.Input(
+                    "plus", tooltip="The noise that is added, such as that of a picture with a hat."
+                ),
+                io.Noise.Input(
+                    "minus",
+                    tooltip="The noise that is taken away, such as that of the same picture without one.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.05,
+                    tooltip=(
+                        "How much of the difference is added. 0 is the base itself; a negative weight goes"
+                        " the other way."
+                    ),
+                ),
             ],
-            outputs=[io.Noise.Output(display_name="noise", tooltip="The sum, for latents of the same size as those of its terms.")],
+            outputs=[
+                io.Noise.Output(
+                    display_name="noise",
+                    tooltip="The sum, for latents of the same size as those of its terms.",
+                )
+            ],
         )
 
     @classmethod
@@ -86,13 +191,33 @@ class DDIMNoiseFromLatent(io.ComfyNode):
             node_id="DDIMNoiseFromLatent",
             display_name="DDIM Noise from Latent",
             category=CATEGORY,
-            description="Use a latent as noise: one that another node inverted, or one that was edited after DDIM Latent from Noise.",
+            description=(
+                "Use a latent as noise: one that another node inverted, or one that was edited after DDIM"
+                " Latent from Noise."
+            ),
             inputs=[
                 io.Latent.Input("latent_image", tooltip="The latent that holds the noise."),
-                io.Combo.Input("scale", options=SCALES, default="unit variance", tooltip="unit variance: each picture is scaled to the strength that samplers expect. keep: the numbers stay as they are."),
-                io.Model.Input("model", optional=True, tooltip="Connect it where the latent came out of a sampler: undoes the scale and shift that this model's latents have outside it."),
+                io.Combo.Input(
+                    "scale",
+                    options=SCALES,
+                    default="unit variance",
+                    tooltip=(
+                        "unit variance: each picture is scaled to the strength that samplers expect. keep:"
+                        " the numbers stay as they are."
+                    ),
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "Connect it where the latent came out of a sampler: undoes the scale and shift that"
+                        " this model's latents have outside it."
+                    ),
+                ),
             ],
-            outputs=[io.Noise.Output(display_name="noise", tooltip="The noise, for latents of the same size.")],
+            outputs=[
+                io.Noise.Output(display_name="noise", tooltip="The noise, for latents of the same size.")
+            ],
         )
 
     @classmethod
@@ -108,11 +233,21 @@ class DDIMLatentFromNoise(io.ComfyNode):
             node_id="DDIMLatentFromNoise",
             display_name="DDIM Latent from Noise",
             category=CATEGORY,
-            description="Draw a noise and hand it on as a latent, for nodes that work on latents. DDIM Noise from Latent with scale 'keep' is the exact way back.",
+            description=(
+                "Draw a noise and hand it on as a latent, for nodes that work on latents. DDIM Noise from"
+                " Latent with scale 'keep' is the exact way back."
+            ),
             inputs=[
                 io.Noise.Input("noise", tooltip="The noise to draw."),
                 io.Latent.Input("latent_image", tooltip="Size and number of the pictures."),
-                io.Model.Input("model", optional=True, tooltip="Connect it to get the latent in the scale that this model's latents have outside it, as a sampler would return it."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "Connect it to get the latent in the scale that this model's latents have outside it,"
+                        " as a sampler would return it."
+                    ),
+                ),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The noise as samples of a latent.")],
         )
@@ -129,15 +264,39 @@ class DDIMSaveNoise(io.ComfyNode):
             node_id="DDIMSaveNoise",
             display_name="DDIM Save Noise",
             category=CATEGORY,
-            description="Save a noise, bit by bit, to a safetensors file in the output folder, with the recipe in its header. "
-            "The workflow lies in it too: drop the file on the page to open it.",
+            description=(
+                "Save a noise, bit by bit, to a safetensors file in the output folder, with the recipe in its"
+                " header. The workflow lies in it too: drop the file on the page to open it."
+            ),
             inputs=[
                 io.Noise.Input("noise", tooltip="The noise to save."),
                 io.Latent.Input("latent_image", tooltip="Size and number of the pictures."),
-                io.String.Input("filename_prefix", default="noise/DDIM", tooltip="Start of the file's name, with a folder of the output folder if you like. A number is added."),
-                io.Model.Input("model", optional=True, tooltip="For the recipe: the model's name. Also gives an empty latent the channels of this model."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="For the recipe: the noise levels to sample with."),
-                io.String.Input("prompt", default="", multiline=True, optional=True, tooltip="For the recipe: the prompt, or any note."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="noise/DDIM",
+                    tooltip=(
+                        "Start of the file's name, with a folder of the output folder if you like. A number"
+                        " is added."
+                    ),
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "For the recipe: the model's name. Also gives an empty latent the channels of this"
+                        " model."
+                    ),
+                ),
+                io.Sigmas.Input(
+                    "sigmas", optional=True, tooltip="For the recipe: the noise levels to sample with."
+                ),
+                io.String.Input(
+                    "prompt",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="For the recipe: the prompt, or any note.",
+                ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The name to choose in DDIM Load Noise.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id],
@@ -166,11 +325,25 @@ class DDIMLoadNoise(io.ComfyNode):
             display_name="DDIM Load Noise",
             category=CATEGORY,
             description="Load a noise that DDIM Save Noise wrote, from the input or the output folder.",
-            inputs=[io.Combo.Input("file", options=noise_files.listing(), tooltip="A safetensors file in the input or output folder, or one folder below. Press R to read the folders again.")],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=noise_files.listing(),
+                    tooltip=(
+                        "A safetensors file in the input or output folder, or one folder below. Press R to"
+                        " read the folders again."
+                    ),
+                )
+            ],
             outputs=[
                 io.Noise.Output(display_name="noise", tooltip="The saved noise, bit by bit."),
-                io.Latent.Output(display_name="latent", tooltip="An empty latent of the size it was saved for."),
-                io.String.Output(display_name="recipe", tooltip="What the file's header tells: version, seed, model, sigmas, prompt."),
+                io.Latent.Output(
+                    display_name="latent", tooltip="An empty latent of the size it was saved for."
+                ),
+                io.String.Output(
+                    display_name="recipe",
+                    tooltip="What the file's header tells: version, seed, model, sigmas, prompt.",
+                ),
             ],
         )
 
@@ -198,4 +371,11 @@ def _allowed(name, given, options):
         raise ValueError(f"{name}: {given!r} is unknown. Allowed are {', '.join(options)}.")
 
 
-NODES = [DDIMNoiseInterpolation, DDIMNoiseArithmetic, DDIMNoiseFromLatent, DDIMLatentFromNoise, DDIMSaveNoise, DDIMLoadNoise]
+NODES = [
+    DDIMNoiseInterpolation,
+    DDIMNoiseArithmetic,
+    DDIMNoiseFromLatent,
+    DDIMLatentFromNoise,
+    DDIMSaveNoise,
+    DDIMLoadNoise,
+]

@@ -14,14 +14,26 @@ class DDIMSchedulePlot(io.ComfyNode):
             node_id="DDIMSchedulePlot",
             display_name="DDIM Schedule Plot",
             category="sampling/ddim",
-            description="One to four schedules as a picture: the noise level at every step, and where the steps fall on the model's training timeline.",
+            description=(
+                "One to four schedules as a picture: the noise level at every step, and where the steps fall"
+                " on the model's training timeline."
+            ),
             inputs=[
                 io.Sigmas.Input("sigmas_a", tooltip="A schedule, from any scheduler."),
                 io.Sigmas.Input("sigmas_b", optional=True, tooltip="A second schedule to compare."),
                 io.Sigmas.Input("sigmas_c", optional=True, tooltip="A third schedule to compare."),
                 io.Sigmas.Input("sigmas_d", optional=True, tooltip="A fourth schedule to compare."),
-                io.Model.Input("model", optional=True, tooltip="Whose timeline is drawn. Without a model it is that of the logarithm of sigma."),
-                io.String.Input("labels", default="A, B, C, D", optional=True, tooltip="Names of the schedules, with commas between."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="Whose timeline is drawn. Without a model it is that of the logarithm of sigma.",
+                ),
+                io.String.Input(
+                    "labels",
+                    default="A, B, C, D",
+                    optional=True,
+                    tooltip="Names of the schedules, with commas between.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The picture, 1280 x 800.")],
             is_output_node=True,
@@ -31,7 +43,11 @@ class DDIMSchedulePlot(io.ComfyNode):
     def execute(cls, sigmas_a, sigmas_b=None, sigmas_c=None, sigmas_d=None, model=None, labels="A, B, C, D"):
         names = [name.strip() for name in labels.split(",")] + ["", "", "", ""]
         given = {"sigmas_a": sigmas_a, "sigmas_b": sigmas_b, "sigmas_c": sigmas_c, "sigmas_d": sigmas_d}
-        curves = [(name, check(which, sigmas)) for name, (which, sigmas) in zip(names, given.items()) if sigmas is not None]
+        curves = [
+            (name, check(which, sigmas))
+            for name, (which, sigmas) in zip(names, given.items(), strict=True)
+            if sigmas is not None
+        ]
         image = plot.schedules(curves, model and model_sampling(model))
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
@@ -50,32 +66,78 @@ class DDIMTrajectory(io.ComfyNode):
             node_id="DDIMTrajectory",
             display_name="DDIM Trajectory",
             category="sampling/ddim",
-            description="A DDIM run as a film strip: what the model believes the picture to be, at every step, and a table of the numbers of every jump.",
+            description=(
+                "A DDIM run as a film strip: what the model believes the picture to be, at every step, and a"
+                " table of the numbers of every jump."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
-                io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True, tooltip="Seed of the starting noise and of the noise that eta adds."),
-                io.Int.Input("steps", default=12, min=1, max=1000, tooltip="Model calls, and pictures of the film strip."),
-                io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance. 1 turns it off."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_MAX,
+                    control_after_generate=True,
+                    tooltip="Seed of the starting noise and of the noise that eta adds.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=12,
+                    min=1,
+                    max=1000,
+                    tooltip="Model calls, and pictures of the film strip.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=4.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance. 1 turns it off.",
+                ),
                 eta_input(),
                 stride_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
-                io.Latent.Input("latent_image", tooltip="An empty latent, or an encoded picture with denoise below 1. Its first picture is used."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip=(
+                        "An empty latent, or an encoded picture with denoise below 1. Its first picture is"
+                        " used."
+                    ),
+                ),
                 denoise_input(),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="A schedule of your own. Where it is connected, steps, stride and denoise are not used."),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip=(
+                        "A schedule of your own. Where it is connected, steps, stride and denoise are not"
+                        " used."
+                    ),
+                ),
             ],
             outputs=[
-                io.Latent.Output(display_name="film_strip", tooltip="x0_hat at every step, one picture each. Decode it with the model's VAE."),
+                io.Latent.Output(
+                    display_name="film_strip",
+                    tooltip="x0_hat at every step, one picture each. Decode it with the model's VAE.",
+                ),
                 io.Latent.Output(display_name="latent", tooltip="The sampled latent."),
-                io.String.Output(display_name="table", tooltip="The numbers of every jump: show it with Preview Any."),
+                io.String.Output(
+                    display_name="table", tooltip="The numbers of every jump: show it with Preview Any."
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None):
+    def execute(
+        cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
+    ):
         if sigmas is None:
             sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(*trajectory.film_strip(model, seed, cfg, eta, positive, negative, latent_image, sigmas))
+        return io.NodeOutput(
+            *trajectory.film_strip(model, seed, cfg, eta, positive, negative, latent_image, sigmas)
+        )
 
 
 NODES = [DDIMSchedulePlot, DDIMTrajectory]

@@ -9,15 +9,22 @@ from ..host import sampler, schedule
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
-    "0 is DDIM: no noise is added, the same start gives the same picture. 1 is DDPM: the full noise of the chosen variance. "
-    "Between them the noise grows in proportion."
+    "0 is DDIM: no noise is added, the same start gives the same picture. 1 is DDPM: the full noise of the"
+    " chosen variance. Between them the noise grows in proportion."
 )
 
 
 def eta_input():
     return io.Float.Input(
-        "eta", default=0.0, min=0.0, max=1.0, step=0.01, round=0.001, display_mode=io.NumberDisplay.slider,
-        display_name="eta (0 DDIM, 1 DDPM)", tooltip=ETA_TOOLTIP,
+        "eta",
+        default=0.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        round=0.001,
+        display_mode=io.NumberDisplay.slider,
+        display_name="eta (0 DDIM, 1 DDPM)",
+        tooltip=ETA_TOOLTIP,
     )
 
 
@@ -28,33 +35,104 @@ class DDIMSampler(io.ComfyNode):
             node_id="DDIMSampler",
             display_name="DDIM Sampler",
             category="sampling/ddim",
-            description="The DDIM family as a SAMPLER for SamplerCustom and SamplerCustomAdvanced, on every model type. "
-            "Use it with any SIGMAS; DDIM's own come from DDIM Stride Scheduler.",
+            description=(
+                "The DDIM family as a SAMPLER for SamplerCustom and SamplerCustomAdvanced, on every model"
+                " type. Use it with any SIGMAS; DDIM's own come from DDIM Stride Scheduler."
+            ),
             inputs=[
                 eta_input(),
-                io.Combo.Input("variance", options=list(VARIANCES), default="posterior", tooltip="The noise that eta 1 stands for. posterior: DDPM's own. "
-                               "large: the DDIM paper's sigma-hat. full renoise: all noise is fresh at every step (multistep consistency sampling, LCM)."),
-                io.Int.Input("order", default=1, min=1, max=max(ADAMS_BASHFORTH), tooltip="1 is DDIM. 2 to 4 combine the last slopes (PLMS): often closer to the exact "
-                             "solution at 10 and more steps, at no further model call. Best with eta 0."),
-                io.Combo.Input("clip", options=list(CLIPS), default="none", tooltip="Limit the predicted image at each step. clamp: to plus and minus clip_range. "
-                               "dynamic: each picture at its 99.5 % quantile, then scaled to clip_range (Imagen). Helps pixel models and high cfg."),
-                io.Combo.Input("noise_device", options=["cpu", "gpu"], default="cpu", tooltip="Where the noise for eta above 0 is drawn. cpu gives the same picture on every machine."),
-                io.Int.Input("noise_seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=False,
-                             tooltip="Another number draws other eta noise for the same starting noise. The noise of the run's own seed is used either way."),
-                io.Float.Input("clip_range", default=4.0, min=0.01, max=1000.0, step=0.1, tooltip="The limit for clip. About 4 suits latents in the model's own scale, 1 suits pixel models."),
-                io.Latent.Input("latent_image", optional=True, tooltip="Only needed with eta above 0 on pictures taken out of a batch (LatentFromBatch): "
-                                "gives each the noise of its place in that batch."),
+                io.Combo.Input(
+                    "variance",
+                    options=list(VARIANCES),
+                    default="posterior",
+                    tooltip=(
+                        "The noise that eta 1 stands for. posterior: DDPM's own. large: the DDIM paper's"
+                        " sigma-hat. full renoise: all noise is fresh at every step (multistep consistency"
+                        " sampling, LCM)."
+                    ),
+                ),
+                io.Int.Input(
+                    "order",
+                    default=1,
+                    min=1,
+                    max=max(ADAMS_BASHFORTH),
+                    tooltip=(
+                        "1 is DDIM. 2 to 4 combine the last slopes (PLMS): often closer to the exact "
+                        "solution at 10 and more steps, at no further model call. Best with eta 0."
+                    ),
+                ),
+                io.Combo.Input(
+                    "clip",
+                    options=list(CLIPS),
+                    default="none",
+                    tooltip=(
+                        "Limit the predicted image at each step. clamp: to plus and minus clip_range."
+                        " dynamic: each picture at its 99.5 % quantile, then scaled to clip_range (Imagen)."
+                        " Helps pixel models and high cfg."
+                    ),
+                ),
+                io.Combo.Input(
+                    "noise_device",
+                    options=["cpu", "gpu"],
+                    default="cpu",
+                    tooltip=(
+                        "Where the noise for eta above 0 is drawn. cpu gives the same picture on every"
+                        " machine."
+                    ),
+                ),
+                io.Int.Input(
+                    "noise_seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip=(
+                        "Another number draws other eta noise for the same starting noise. The noise of the"
+                        " run's own seed is used either way."
+                    ),
+                ),
+                io.Float.Input(
+                    "clip_range",
+                    default=4.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip=(
+                        "The limit for clip. About 4 suits latents in the model's own scale, 1 suits pixel"
+                        " models."
+                    ),
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip=(
+                        "Only needed with eta above 0 on pictures taken out of a batch (LatentFromBatch): "
+                        "gives each the noise of its place in that batch."
+                    ),
+                ),
             ],
-            outputs=[io.Sampler.Output(display_name="sampler", tooltip="Plug it into SamplerCustom or SamplerCustomAdvanced.")],
+            outputs=[
+                io.Sampler.Output(
+                    display_name="sampler", tooltip="Plug it into SamplerCustom or SamplerCustomAdvanced."
+                )
+            ],
         )
 
     @classmethod
     def execute(cls, eta, variance, order, clip, noise_device, noise_seed, clip_range=4.0, latent_image=None):
         batch_index = latent_image and latent_image.get("batch_index")
-        return io.NodeOutput(sampler.ddim_sampler(
-            eta=eta, variance=variance, order=order, clip=clip, clip_range=clip_range,
-            noise_device=noise_device, noise_seed=noise_seed, batch_index=batch_index,
-        ))
+        return io.NodeOutput(
+            sampler.ddim_sampler(
+                eta=eta,
+                variance=variance,
+                order=order,
+                clip=clip,
+                clip_range=clip_range,
+                noise_device=noise_device,
+                noise_seed=noise_seed,
+                batch_index=batch_index,
+            )
+        )
 
 
 class DDIMKSampler(io.ComfyNode):
@@ -64,23 +142,53 @@ class DDIMKSampler(io.ComfyNode):
             node_id="DDIMKSampler",
             display_name="DDIM KSampler",
             category="sampling/ddim",
-            description="Sample with DDIM in one node. The starting noise is the one KSampler draws for the same seed, "
-            "so a draft here and a final there belong together.",
+            description=(
+                "Sample with DDIM in one node. The starting noise is the one KSampler draws for the same"
+                " seed, so a draft here and a final there belong together."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
-                io.Int.Input("seed", default=0, min=0, max=SEED_MAX, control_after_generate=True, tooltip="Seed of the starting noise and of the noise that eta adds."),
-                io.Int.Input("steps", default=12, min=1, max=10000, tooltip="Model calls, exactly. 8 to 15 make a draft, 50 come close to the limit of what DDIM gives."),
-                io.Float.Input("cfg", default=4.0, min=0.0, max=100.0, step=0.1, round=0.01, tooltip="Classifier-free guidance. 1 turns it off and halves the work."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_MAX,
+                    control_after_generate=True,
+                    tooltip="Seed of the starting noise and of the noise that eta adds.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=12,
+                    min=1,
+                    max=10000,
+                    tooltip=(
+                        "Model calls, exactly. 8 to 15 make a draft, 50 come close to the limit of what DDIM"
+                        " gives."
+                    ),
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=4.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Classifier-free guidance. 1 turns it off and halves the work.",
+                ),
                 eta_input(),
                 stride_input(),
                 io.Conditioning.Input("positive", tooltip="What the picture should show."),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
-                io.Latent.Input("latent_image", tooltip="An empty latent, or an encoded picture with denoise below 1."),
+                io.Latent.Input(
+                    "latent_image", tooltip="An empty latent, or an encoded picture with denoise below 1."
+                ),
                 denoise_input(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The sampled latent."),
-                io.Latent.Output(display_name="denoised", tooltip="The model's last estimate of the clean latent."),
+                io.Latent.Output(
+                    display_name="denoised", tooltip="The model's last estimate of the clean latent."
+                ),
             ],
         )
 
@@ -96,16 +204,28 @@ class DDIMKSampler(io.ComfyNode):
 
 def stride_input():
     return io.Combo.Input(
-        "stride", options=list(STRIDES), default="trailing",
-        tooltip="Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps. leading is the first DDIM code's. "
-        "linspace holds both ends. quadratic, the paper's, spends more steps on detail.",
+        "stride",
+        options=list(STRIDES),
+        default="trailing",
+        tooltip=(
+            "Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps."
+            " leading is the first DDIM code's. linspace holds both ends. quadratic, the paper's, spends more"
+            " steps on detail."
+        ),
     )
 
 
 def denoise_input():
     return io.Float.Input(
-        "denoise", default=1.0, min=0.0, max=1.0, step=0.01,
-        tooltip="Below 1 only that part of the timesteps is used, from the top of which the picture is noised: lower keeps more of it. Steps stay the number of model calls.",
+        "denoise",
+        default=1.0,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        tooltip=(
+            "Below 1 only that part of the timesteps is used, from the top of which the picture is noised:"
+            " lower keeps more of it. Steps stay the number of model calls."
+        ),
     )
 
 

@@ -13,7 +13,10 @@ class DDIMStrideScheduler(io.ComfyNode):
             node_id="DDIMStrideScheduler",
             display_name="DDIM Stride Scheduler",
             category="sampling/ddim",
-            description="DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler. Steps are model calls, exactly.",
+            description=(
+                "DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler."
+                " Steps are model calls, exactly."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels is visited."),
                 io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Number of model calls."),
@@ -22,7 +25,10 @@ class DDIMStrideScheduler(io.ComfyNode):
             ],
             outputs=[
                 io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last 0."),
-                io.String.Output(display_name="timesteps", tooltip="The visited timesteps as text, for DDIM Custom Schedule."),
+                io.String.Output(
+                    display_name="timesteps",
+                    tooltip="The visited timesteps as text, for DDIM Custom Schedule.",
+                ),
             ],
         )
 
@@ -39,13 +45,25 @@ class DDIMCustomSchedule(io.ComfyNode):
             node_id="DDIMCustomSchedule",
             display_name="DDIM Custom Schedule",
             category="sampling/ddim",
-            description="SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0 is added.",
+            description=(
+                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
+                " is added."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
-                io.String.Input("timesteps", default="999, 899, 799, 699, 599, 499, 399, 299, 199, 99", multiline=True,
-                                tooltip="Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as sigmas: 14.6, 5.0, 1.2"),
+                io.String.Input(
+                    "timesteps",
+                    default="999, 899, 799, 699, 599, 499, 399, 299, 199, 99",
+                    multiline=True,
+                    tooltip=(
+                        "Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as"
+                        " sigmas: 14.6, 5.0, 1.2"
+                    ),
+                ),
             ],
-            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0.")],
+            outputs=[
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0.")
+            ],
         )
 
     @classmethod

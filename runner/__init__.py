@@ -1,1 +1,2 @@
-"""What run.py is made of: finding or setting up a ComfyUI, serving it, queueing workflows. Standard library only."""
+"""What run.py is made of: finding or setting up a ComfyUI, serving it, queueing workflows. Standard library
+only."""

@@ -36,8 +36,8 @@ class ComfyUI:
         return {**os.environ, "COMFYUI_PATH": str(self.folder), "PYTHONUNBUFFERED": "1"}
 
     def small_environment(self) -> dict:
-        """As `environment`, for work as small as the shipped model's: where other programs want the cores too, torch's
-        threads wait for each other far longer than they compute."""
+        """As `environment`, for work as small as the shipped model's: where other programs want the cores
+        too, torch's threads wait for each other far longer than they compute."""
         return {"OMP_NUM_THREADS": "1", **self.environment()}
 
 
@@ -55,7 +55,9 @@ def find_existing(path: str | None = None, python: str | None = None) -> ComfyUI
         folder = Path(named).expanduser().absolute()
         if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
             source = "--comfyui" if path else "COMFYUI_PATH"
-            raise RunError(f"{source} is {named}, but no ComfyUI is there: it has no main.py beside a folder comfy.")
+            raise RunError(
+                f"{source} is {named}, but no ComfyUI is there: it has no main.py beside a folder comfy."
+            )
     elif CHECKOUT.parent.name == "custom_nodes" and (CHECKOUT.parent.parent / "main.py").is_file():
         folder = CHECKOUT.parent.parent
     else:
@@ -66,14 +68,16 @@ def find_existing(path: str | None = None, python: str | None = None) -> ComfyUI
 
 
 def own_python(folder: Path) -> Path:
-    """The Python that an installed ComfyUI runs with: its venv, the Windows package's, else the one running now."""
+    """The Python that an installed ComfyUI runs with: its venv, the Windows package's, else the one running
+    now."""
     candidates = [python_in(base / name) for base in (folder, folder.parent) for name in ("venv", ".venv")]
     candidates.append(folder.parent / "python_embeded" / "python.exe")
     return next((each for each in candidates if each.is_file()), Path(sys.executable))
 
 
 def require_modules(comfyui: ComfyUI, modules: tuple[str, ...], purpose: str) -> None:
-    """Raise RunError if the ComfyUI's Python cannot import `modules`. Nothing is installed into a ComfyUI that is not ours."""
+    """Raise RunError if the ComfyUI's Python cannot import `modules`. Nothing is installed into a ComfyUI
+    that is not ours."""
     code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
     answer = subprocess.run([comfyui.python, "-c", code, *modules], capture_output=True, text=True)
     if answer.returncode:
@@ -83,25 +87,32 @@ def require_modules(comfyui: ComfyUI, modules: tuple[str, ...], purpose: str) ->
         raise RunError(
             f"{purpose} needs {', '.join(missing)}, which {comfyui.python} does not have.\n"
             f"Install: {comfyui.python} -m pip install {' '.join(missing)}\n"
-            f"Or name another Python with --python."
+            "Or name another Python with --python."
         )
 
 
 def device_arguments(python: Path) -> list[str]:
     """["--cpu"] where torch finds no accelerator: the server does not see that for itself."""
-    code = "import torch; print(any(each.is_available() for each in (torch.cuda, torch.xpu, torch.backends.mps)))"
+    code = (
+        "import torch; print(any(each.is_available() for each in (torch.cuda, torch.xpu,"
+        " torch.backends.mps)))"
+    )
     answer = subprocess.run([python, "-c", code], capture_output=True, text=True)
     if answer.returncode:
-        raise RunError(f"{python} cannot import torch, so it cannot run ComfyUI. Name its Python with --python.\n"
-                       f"{answer.stderr.strip()}")
+        raise RunError(
+            f"{python} cannot import torch, so it cannot run ComfyUI. Name its Python with --python.\n"
+            f"{answer.stderr.strip()}"
+        )
     return [] if answer.stdout.strip() == "True" else ["--cpu"]
 
 
 def pack_arguments(folder: Path) -> list[str]:
-    """What makes the server load this checkout: nothing if it lies in custom_nodes already, else an extra path.
+    """What makes the server load this checkout: nothing if it lies in custom_nodes already, else an extra
+    path.
 
-    The extra path leads to a folder that holds one link to the checkout and nothing else: the folder around the
-    checkout may hold anything. A link, because the page's templates and translations are looked up by folder.
+    The extra path leads to a folder that holds one link to the checkout and nothing else: the folder around
+    the checkout may hold anything. A link, because the page's templates and translations are looked up by
+    folder.
     """
     if installed_name(folder):
         return []
@@ -110,7 +121,9 @@ def pack_arguments(folder: Path) -> list[str]:
         make_link(link, CHECKOUT)
     config = WORK / "extra_model_paths.yaml"
     # A JSON string is a YAML string too, whatever the path holds.
-    config.write_text(f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n", encoding="utf-8")
+    config.write_text(
+        f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n", encoding="utf-8"
+    )
     return ["--extra-model-paths-config", str(config)]
 
 
@@ -137,7 +150,9 @@ def make_link(link: Path, target: Path) -> None:
     if os.name == "nt":
         if os.path.lexists(link):
             os.rmdir(link)  # removes the junction, never what it leads to
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(target)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["cmd", "/c", "mklink", "/J", str(link), str(target)], check=True, stdout=subprocess.DEVNULL
+        )
     else:
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)

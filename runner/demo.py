@@ -17,8 +17,14 @@ EXAMPLE = CHECKOUT / "example_workflows" / "draft_next_to_final.json"
 OUTPUT = CHECKOUT / "output"
 
 
-def demo(comfyui: ComfyUI, output: Path, text: str | None = None, seed: int | None = None,
-         steps: int | None = None, eta: float | None = None) -> list[Path]:
+def demo(
+    comfyui: ComfyUI,
+    output: Path,
+    text: str | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    eta: float | None = None,
+) -> list[Path]:
     """Run the example, with what is not None changed in it; the paths of draft, final and side by side."""
     output = output.absolute()
     output.mkdir(parents=True, exist_ok=True)
@@ -30,8 +36,11 @@ def demo(comfyui: ComfyUI, output: Path, text: str | None = None, seed: int | No
             raise RunError(f"ComfyUI could not load this pack. The end of its log:\n{server.log_tail()}")
         prompt = to_prompt(json.loads(EXAMPLE.read_text(encoding="utf-8")), info)
         change(prompt, text, seed, steps, eta)
-        print(f"ComfyUI {server.get('/system_stats')['system']['comfyui_version']} is up after "
-              f"{time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"ComfyUI {server.get('/system_stats')['system']['comfyui_version']} is up after "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
         branches = [Branch(prompt, node_id) for node_id in saves(prompt)]
         server.queue(warm_up(branches[0]))  # so that loading the model counts for neither branch
         for branch in branches:
@@ -51,7 +60,8 @@ def demo(comfyui: ComfyUI, output: Path, text: str | None = None, seed: int | No
 
 
 class Branch:
-    """One picture of a prompt: the SaveImage node and all it needs, of which the first sampler upstream tells how."""
+    """One picture of a prompt: the SaveImage node and all it needs, of which the first sampler upstream tells
+    how."""
 
     def __init__(self, prompt: dict, node_id: str):
         self.node_id = node_id
@@ -101,5 +111,8 @@ def warm_up(branch: Branch) -> dict:
     for node in prompt.values():
         if is_sampler(node):
             node["inputs"]["steps"] = 1
-    prompt[branch.node_id] = {"class_type": "PreviewImage", "inputs": {"images": prompt[branch.node_id]["inputs"]["images"]}}
+    prompt[branch.node_id] = {
+        "class_type": "PreviewImage",
+        "inputs": {"images": prompt[branch.node_id]["inputs"]["images"]},
+    }
     return prompt

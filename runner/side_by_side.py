@@ -1,4 +1,5 @@
-"""Draws pictures side by side with captions: side_by_side.py DESCRIPTION (JSON). Runs in ComfyUI's Python, which has Pillow."""
+"""Draws pictures side by side with captions: side_by_side.py DESCRIPTION (JSON). Runs in ComfyUI's Python,
+which has Pillow."""
 
 import json
 import sys
@@ -16,7 +17,12 @@ def draw(description: dict) -> Image.Image:
     page = Image.new("RGB", (width, SIDE + 3 * LINE + 2 * MARGIN), PAPER)
     pen = ImageDraw.Draw(page)
     large, small = ImageFont.load_default(22), ImageFont.load_default(18)
-    pen.text((MARGIN, MARGIN * 3 // 4), fitted(pen, description["heading"], small, width - 2 * MARGIN), FAINT, small)
+    pen.text(
+        (MARGIN, MARGIN * 3 // 4),
+        fitted(pen, description["heading"], small, width - 2 * MARGIN),
+        FAINT,
+        small,
+    )
     for index, each in enumerate(pictures):
         left, top = MARGIN + index * (SIDE + MARGIN), MARGIN + LINE
         picture = Image.open(each["path"]).convert("RGB")

@@ -39,7 +39,9 @@ def widget_values(node: dict, info: dict) -> dict:
     """The node's widget values by name. The file holds them as a bare list in the order of the inputs."""
     values = node.get("widgets_values") or []
     if not isinstance(values, list):
-        raise ValueError(f"node {node['id']} ({node['type']}): widgets_values must be a list, not {type(values).__name__}")
+        raise ValueError(
+            f"node {node['id']} ({node['type']}): widgets_values must be a list, not {type(values).__name__}"
+        )
     names, needed = [], 0
     for name, (kind, options) in declared_inputs(info):
         if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
@@ -50,11 +52,18 @@ def widget_values(node: dict, info: dict) -> dict:
             names.append(None)
         if name in info["input"].get("required", {}):
             needed = len(names)
-    if len(values) < needed:  # a file older than an optional input that was appended lacks its value: the default stands
-        raise ValueError(f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets")
+    if (
+        len(values) < needed
+    ):  # a file older than an optional input that was appended lacks its value: the default stands
+        raise ValueError(
+            f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets"
+        )
     # A list would be read as a link, so the page wraps it.
-    return {name: {"__value__": value} if isinstance(value, list) else value
-            for name, value in zip(names, values) if name}
+    return {
+        name: {"__value__": value} if isinstance(value, list) else value
+        for name, value in zip(names, values, strict=True)
+        if name
+    }
 
 
 def declared_inputs(info: dict):
@@ -67,7 +76,8 @@ def declared_inputs(info: dict):
 
 
 def find_origin(link, nodes: dict, links: dict):
-    """(node id, output slot) that feeds a link, looking through reroutes and bypassed nodes; None if nothing does."""
+    """(node id, output slot) that feeds a link, looking through reroutes and bypassed nodes; None if nothing
+    does."""
     while link is not None and link in links:
         node_id, slot = links[link]
         node = nodes[node_id]
@@ -77,7 +87,7 @@ def find_origin(link, nodes: dict, links: dict):
         elif node.get("mode") == BYPASSED:
             # As the page does: the input in the same place if its type fits, else the first that fits.
             kind = node["outputs"][slot]["type"]
-            fitting = [each for each in inputs[slot:slot + 1] + inputs if each["type"] == kind]
+            fitting = [each for each in inputs[slot : slot + 1] + inputs if each["type"] == kind]
             link = fitting[0].get("link") if fitting else None
         elif node["type"] == "PrimitiveNode" or node.get("mode") == MUTED:
             return None  # a primitive's value is already among the widget values

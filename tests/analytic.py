@@ -1,16 +1,17 @@
-"""MODELs whose denoiser is known in closed form, for every prediction type, around the host's own BaseModel."""
-
-import torch
+"""MODELs whose denoiser is known in closed form, for every prediction type, around the host's own
+BaseModel."""
 
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_patcher
 import comfy.supported_models_base
+import torch
 from comfy.model_base import ModelType
 
 
 class Mixture(torch.nn.Module):
-    """E[x0 | x_t] of a mixture of isotropic Gaussians, on every element vector of the latent's channels and pixels.
+    """E[x0 | x_t] of a mixture of isotropic Gaussians, on every element vector of the latent's channels and
+    pixels.
 
     means: (modes, *shape of one picture) ; deviation: of each mode.
     """
@@ -31,13 +32,15 @@ class Mixture(torch.nn.Module):
         weight = weight.view(*weight.shape, *[1] * (x.ndim - 1))
         return (weight * (means[None] + alpha[:, None] * variance / total[:, None] * gap)).sum(1)
 
-    def forward(self, x, timestep, context=None, control=None, transformer_options={}, **kwargs):
+    def forward(self, x, timestep, context=None, control=None, transformer_options=None, **kwargs):
         sampling, kind = self.sampling[0], self.kind
         sigma = sampling.sigma(timestep).view(-1)
         flow = kind == ModelType.FLOW
         shape = (-1,) + (1,) * (x.ndim - 1)
         s = sigma.view(shape).double()
-        x_t = x.double() if flow else x.double() * torch.sqrt(s**2 + getattr(sampling, "sigma_data", 1.0) ** 2)
+        x_t = (
+            x.double() if flow else x.double() * torch.sqrt(s**2 + getattr(sampling, "sigma_data", 1.0) ** 2)
+        )
         x0 = self.x0(x_t, 1 - sigma if flow else torch.ones_like(sigma), sigma)
         if kind in (ModelType.EPS, ModelType.FLOW):
             out = (x_t - x0) / s
@@ -54,7 +57,8 @@ class Config(comfy.supported_models_base.BASE):
 
 
 def model(kind=ModelType.EPS, means=None, deviation=0.5, shape=(4, 8, 8)):
-    """A MODEL over Mixture. kind: ModelType.EPS, V_PREDICTION, EDM or FLOW. Without means: one Gaussian at .3."""
+    """A MODEL over Mixture. kind: ModelType.EPS, V_PREDICTION, EDM or FLOW. Without means: one Gaussian at
+    .3."""
     if means is None:
         means = torch.full((1, *shape), 0.3)
     config = Config({"disable_unet_model_creation": True})

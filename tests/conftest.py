@@ -12,7 +12,7 @@ ROOT = TESTS.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are small: threads cost more than they give
 sys.path.insert(0, str(TESTS))
 sys.path.append(str(ROOT))  # last: ComfyUI owns the name `nodes`
-from runner.inprocess import start  # noqa: E402
+from runner.inprocess import start
 
 start(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI", "--cpu")
 

@@ -14,16 +14,29 @@ class Graph(GraphBuilder):
         super().__init__(prefix="")
         self.loader = self.node("DDIMDemoModel")
         self.model, self.vae = self.loader.out(0), self.loader.out(2)
-        self.conds = {name: self.node("CLIPTextEncode", clip=self.loader.out(1), text=text).out(0) for name, text in (("positive", "red heart"), ("negative", ""))}
+        self.conds = {
+            name: self.node("CLIPTextEncode", clip=self.loader.out(1), text=text).out(0)
+            for name, text in (("positive", "red heart"), ("negative", ""))
+        }
         self.size, self.batch = size, batch
 
     def empty(self):
-        return self.node("EmptyLatentImage", "empty", width=self.size, height=self.size, batch_size=self.batch).out(0)
+        return self.node(
+            "EmptyLatentImage", "empty", width=self.size, height=self.size, batch_size=self.batch
+        ).out(0)
 
     def encoded(self):
         """The pack's own picture as a latent."""
         image = self.node("DDIMDemoPicture", "picture", picture=pictures.NAMES[0]).out(0)
-        image = self.node("ImageScale", "small", image=image, upscale_method="area", width=self.size, height=self.size, crop="disabled").out(0)
+        image = self.node(
+            "ImageScale",
+            "small",
+            image=image,
+            upscale_method="area",
+            width=self.size,
+            height=self.size,
+            crop="disabled",
+        ).out(0)
         latent = self.node("VAEEncode", "encoded", pixels=image, vae=self.vae).out(0)
         return self.node("RepeatLatentBatch", "repeated", samples=latent, amount=self.batch).out(0)
 
@@ -31,21 +44,65 @@ class Graph(GraphBuilder):
         return self.node("RandomNoise", noise_seed=seed).out(0)
 
     def sigmas(self, steps, stride="trailing"):
-        return self.node("DDIMStrideScheduler", "stride", model=self.model, steps=steps, stride=stride, denoise=1.0).out(0)
+        return self.node(
+            "DDIMStrideScheduler", "stride", model=self.model, steps=steps, stride=stride, denoise=1.0
+        ).out(0)
 
     def ddim(self, eta=0.5, order=1):
-        return self.node("DDIMSampler", eta=eta, variance="posterior", order=order, clip="none", noise_device="cpu", noise_seed=0, clip_range=4.0).out(0)
+        return self.node(
+            "DDIMSampler",
+            eta=eta,
+            variance="posterior",
+            order=order,
+            clip="none",
+            noise_device="cpu",
+            noise_seed=0,
+            clip_range=4.0,
+        ).out(0)
 
     def advanced(self, id, noise, sampler, sigmas, latent, cfg=1.0):
         guider = self.node("CFGGuider", model=self.model, cfg=cfg, **self.conds).out(0)
-        return self.node("SamplerCustomAdvanced", id, noise=noise, guider=guider, sampler=sampler, sigmas=sigmas, latent_image=latent).out(0)
+        return self.node(
+            "SamplerCustomAdvanced",
+            id,
+            noise=noise,
+            guider=guider,
+            sampler=sampler,
+            sigmas=sigmas,
+            latent_image=latent,
+        ).out(0)
 
     def ksampler(self, id, seed, steps, eta=0.5):
-        return self.node("DDIMKSampler", id, model=self.model, seed=seed, steps=steps, cfg=1.0, eta=eta, stride="trailing", latent_image=self.empty(), denoise=1.0, **self.conds).out(0)
+        return self.node(
+            "DDIMKSampler",
+            id,
+            model=self.model,
+            seed=seed,
+            steps=steps,
+            cfg=1.0,
+            eta=eta,
+            stride="trailing",
+            latent_image=self.empty(),
+            denoise=1.0,
+            **self.conds,
+        ).out(0)
 
     def inversion(self, id, seed, steps, method="exact", eta=0.0):
-        return self.node("DDIMInversion", id, model=self.model, cfg=1.0, latent_image=self.encoded(), sigmas=self.sigmas(steps, "linspace"), method=method, eta=eta,
-                         tolerance=1e-5, max_iterations=40, measure_round_trip=False, noise_seed=seed, **self.conds)
+        return self.node(
+            "DDIMInversion",
+            id,
+            model=self.model,
+            cfg=1.0,
+            latent_image=self.encoded(),
+            sigmas=self.sigmas(steps, "linspace"),
+            method=method,
+            eta=eta,
+            tolerance=1e-5,
+            max_iterations=40,
+            measure_round_trip=False,
+            noise_seed=seed,
+            **self.conds,
+        )
 
     def saved(self, samples, name="latent"):
         self.node("SaveLatent", f"save {name}", samples=samples, filename_prefix=name)
@@ -60,15 +117,28 @@ def ksampler(seed, steps, **size):
 def advanced(seed, steps, **size):
     """DDIMSampler at its second order, and eta noise."""
     graph = Graph(**size)
-    return graph.saved(graph.advanced("work", graph.noise(seed), graph.ddim(order=2), graph.sigmas(steps), graph.empty()))
+    return graph.saved(
+        graph.advanced("work", graph.noise(seed), graph.ddim(order=2), graph.sigmas(steps), graph.empty())
+    )
 
 
 def morph(seed, steps, **size):
     """Three pictures on the way between two noises."""
     graph = Graph(**size)
-    morphed = graph.node("DDIMNoiseInterpolation", noise_a=graph.noise(seed), noise_b=graph.noise(seed + 1), latent_image=graph.empty(), frames=3, mode="slerp",
-                         easing="linear", strength=0.3, rows=4)
-    return graph.saved(graph.advanced("work", morphed.out(0), graph.ddim(eta=0.0), graph.sigmas(steps), morphed.out(1)))
+    morphed = graph.node(
+        "DDIMNoiseInterpolation",
+        noise_a=graph.noise(seed),
+        noise_b=graph.noise(seed + 1),
+        latent_image=graph.empty(),
+        frames=3,
+        mode="slerp",
+        easing="linear",
+        strength=0.3,
+        rows=4,
+    )
+    return graph.saved(
+        graph.advanced("work", morphed.out(0), graph.ddim(eta=0.0), graph.sigmas(steps), morphed.out(1))
+    )
 
 
 def exact_inversion(seed, steps, **size):
@@ -85,20 +155,51 @@ def replay(seed, steps, **size):
     """A recorded inversion, sampled again."""
     graph = Graph(**size)
     maps = graph.inversion("maps", seed, steps, eta=1.0)
-    return graph.saved(graph.advanced("work", graph.noise(seed), maps.out(2), graph.sigmas(steps, "linspace"), graph.encoded()))
+    return graph.saved(
+        graph.advanced(
+            "work", graph.noise(seed), maps.out(2), graph.sigmas(steps, "linspace"), graph.encoded()
+        )
+    )
 
 
 def probe(seed, steps, refine=0, **size):
     """A schedule measured on `steps` probe steps, and a picture sampled on it."""
     graph = Graph(**size)
-    measured = graph.node("DDIMAdaptiveScheduler", "work", model=graph.model, cfg=1.0, latent_image=graph.empty(), steps=min(steps, 8), order=1,
-                          criterion="reconstruction error", probe_steps=steps, probe_images=1, seed=seed, refine=refine, **graph.conds)
-    return graph.saved(graph.advanced("draw", graph.noise(seed), graph.ddim(), measured.out(0), graph.empty()))
+    measured = graph.node(
+        "DDIMAdaptiveScheduler",
+        "work",
+        model=graph.model,
+        cfg=1.0,
+        latent_image=graph.empty(),
+        steps=min(steps, 8),
+        order=1,
+        criterion="reconstruction error",
+        probe_steps=steps,
+        probe_images=1,
+        seed=seed,
+        refine=refine,
+        **graph.conds,
+    )
+    return graph.saved(
+        graph.advanced("draw", graph.noise(seed), graph.ddim(), measured.out(0), graph.empty())
+    )
 
 
 def trajectory(seed, steps, **size):
     graph = Graph(**size)
-    film = graph.node("DDIMTrajectory", "work", model=graph.model, seed=seed, steps=steps, cfg=1.0, eta=0.5, stride="trailing", latent_image=graph.empty(), denoise=1.0, **graph.conds)
+    film = graph.node(
+        "DDIMTrajectory",
+        "work",
+        model=graph.model,
+        seed=seed,
+        steps=steps,
+        cfg=1.0,
+        eta=0.5,
+        stride="trailing",
+        latent_image=graph.empty(),
+        denoise=1.0,
+        **graph.conds,
+    )
     return graph.saved(film.out(0), "film").saved(film.out(1))
 
 
@@ -116,7 +217,17 @@ def noises(seed, **size):
     graph = Graph(**size)
     a, b, c = (graph.noise(seed + k) for k in range(3))
     mixed = graph.node("DDIMNoiseArithmetic", base=a, plus=b, minus=c, weight=0.5).out(0)
-    morphed = graph.node("DDIMNoiseInterpolation", noise_a=a, noise_b=mixed, latent_image=graph.empty(), frames=4, mode="slerp", easing="linear", strength=0.3, rows=4)
+    morphed = graph.node(
+        "DDIMNoiseInterpolation",
+        noise_a=a,
+        noise_b=mixed,
+        latent_image=graph.empty(),
+        frames=4,
+        mode="slerp",
+        easing="linear",
+        strength=0.3,
+        rows=4,
+    )
     drawn = graph.node("DDIMLatentFromNoise", noise=morphed.out(0), latent_image=morphed.out(1)).out(0)
     held = graph.node("DDIMNoiseFromLatent", latent_image=drawn, scale="unit variance").out(0)
     back = graph.node("DDIMLatentFromNoise", noise=held, latent_image=morphed.out(1)).out(0)

@@ -4,10 +4,9 @@ import collections
 import gc
 from functools import partial
 
+import comfy.model_management
 import pytest
 import torch
-
-import comfy.model_management
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.host import schedule
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
@@ -38,7 +37,9 @@ def strided(model):
 
 
 def ksampler(model, positive, negative, latent):
-    return DDIMKSampler.execute(model, 1, STEPS, 1.0, 0.5, "trailing", positive, negative, latent, 1.0).args[0]["samples"]
+    return DDIMKSampler.execute(model, 1, STEPS, 1.0, 0.5, "trailing", positive, negative, latent, 1.0).args[
+        0
+    ]["samples"]
 
 
 def plms(model, positive, negative, latent):
@@ -47,31 +48,56 @@ def plms(model, positive, negative, latent):
 
 
 def morph(model, positive, negative, latent):
-    noise, batch = DDIMNoiseInterpolation.execute(A, DDIMNoiseArithmetic.execute(A, B, C, 0.5).args[0], latent, 2, "slerp").args
-    return advanced(model, positive, negative, noise, DDIMSampler.execute(0.0, "posterior", 1, "none", "cpu", 0).args[0], strided(model), batch)
+    noise, batch = DDIMNoiseInterpolation.execute(
+        A, DDIMNoiseArithmetic.execute(A, B, C, 0.5).args[0], latent, 2, "slerp"
+    ).args
+    return advanced(
+        model,
+        positive,
+        negative,
+        noise,
+        DDIMSampler.execute(0.0, "posterior", 1, "none", "cpu", 0).args[0],
+        strided(model),
+        batch,
+    )
 
 
 def trajectory(model, positive, negative, latent):
-    return DDIMTrajectory.execute(model, 1, STEPS, 1.0, 0.5, "trailing", positive, negative, latent, 1.0).args[0]["samples"]
+    return DDIMTrajectory.execute(
+        model, 1, STEPS, 1.0, 0.5, "trailing", positive, negative, latent, 1.0
+    ).args[0]["samples"]
 
 
 def inversion(method, eta, model, positive, negative, latent):
     """With the run that measures its round trip."""
-    return DDIMInversion.execute(model, positive, negative, 1.0, latent, strided(model), method, eta, 1e-4, 20, True).args[1]["samples"]
+    return DDIMInversion.execute(
+        model, positive, negative, 1.0, latent, strided(model), method, eta, 1e-4, 20, True
+    ).args[1]["samples"]
 
 
 def replay(model, positive, negative, latent):
-    maps = DDIMInversion.execute(model, positive, negative, 1.0, latent, strided(model), "ddim", 1.0, 1e-4, 20).args[2]
+    maps = DDIMInversion.execute(
+        model, positive, negative, 1.0, latent, strided(model), "ddim", 1.0, 1e-4, 20
+    ).args[2]
     return advanced(model, positive, negative, A, maps, strided(model), latent)
 
 
 def adaptive(model, positive, negative, latent):
-    return DDIMAdaptiveScheduler.execute(model, positive, negative, 1.0, latent, 2, 1, "reconstruction error", 6, 1, 0, 2).args[0]
+    return DDIMAdaptiveScheduler.execute(
+        model, positive, negative, 1.0, latent, 2, 1, "reconstruction error", 6, 1, 0, 2
+    ).args[0]
 
 
 RUNS = {
-    "DDIMKSampler": ksampler, "PLMS": plms, "morph": morph, "trajectory": trajectory, "exact inversion": partial(inversion, "exact", 0.0),
-    "ddim inversion": partial(inversion, "ddim", 0.0), "noise maps": partial(inversion, "exact", 1.0), "replay": replay, "adaptive": adaptive,
+    "DDIMKSampler": ksampler,
+    "PLMS": plms,
+    "morph": morph,
+    "trajectory": trajectory,
+    "exact inversion": partial(inversion, "exact", 0.0),
+    "ddim inversion": partial(inversion, "ddim", 0.0),
+    "noise maps": partial(inversion, "exact", 1.0),
+    "replay": replay,
+    "adaptive": adaptive,
 }
 
 
@@ -112,7 +138,11 @@ def alive():
     """How many tensors, and objects of the pack's own classes, are alive."""
     gc.collect()
     kinds = (type(each) for each in gc.get_objects())
-    return collections.Counter(kind.__name__ for kind in kinds if issubclass(kind, torch.Tensor) or str(kind.__module__).startswith("ddim_toolkit"))
+    return collections.Counter(
+        kind.__name__
+        for kind in kinds
+        if issubclass(kind, torch.Tensor) or str(kind.__module__).startswith("ddim_toolkit")
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -1,23 +1,28 @@
-"""The shipped model under the host's own nodes, and the parts of its training that can be checked without training."""
+"""The shipped model under the host's own nodes, and the parts of its training that can be checked without
+training."""
 
 import logging
 import random
 from pathlib import Path
 
-import comfy.sample
-import comfy.samplers
-import comfy.utils
 import latent_preview
-import nodes
 import pytest
 import torch
-from comfy_extras.nodes_custom_sampler import BasicGuider, BasicScheduler, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
+from comfy_extras.nodes_custom_sampler import (
+    BasicGuider,
+    BasicScheduler,
+    KSamplerSelect,
+    RandomNoise,
+    SamplerCustomAdvanced,
+)
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.captions import vary
 from ddim_toolkit.demo.data import is_held_out
 from ddim_toolkit.demo.evaluate import FULL, SHORT, spread
 from ddim_toolkit.demo.pace import Pace, rate
 from safetensors import safe_open
+
+import nodes
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
 
@@ -30,7 +35,9 @@ def latents(shipped, positive, count=1, seed=0, steps=8, size=128):
     model, clip, _ = shipped
     latent = nodes.EmptyLatentImage().generate(size, size, count)[0]
     with torch.inference_mode():
-        return nodes.KSampler().sample(model, seed, steps, 3.0, "ddim", "simple", positive, encode(clip, ""), latent)[0]["samples"]
+        return nodes.KSampler().sample(
+            model, seed, steps, 3.0, "ddim", "simple", positive, encode(clip, ""), latent
+        )[0]["samples"]
 
 
 def draw(shipped, caption, **options):
@@ -74,7 +81,7 @@ def test_same_seed_same_picture_and_the_prompt_matters(shipped, heart):
 
 def test_words_and_weights(shipped, caplog):
     clip = shipped[1]
-    (context, extra), = encode(clip, "Red  heart!")
+    ((context, extra),) = encode(clip, "Red  heart!")
     assert context.shape == (1, 10, 192) and context.dtype == torch.float32 and context.isfinite().all()
     assert torch.equal(context, encode(clip, "red heart")[0][0])
     stronger, empty = encode(clip, "red (heart:1.5)")[0][0], encode(clip, "")[0][0]
@@ -89,7 +96,11 @@ def test_words_and_weights(shipped, caplog):
 def test_clip_behaves_under_the_nodes_that_change_it(shipped):
     clip = nodes.CLIPSetLastLayer().set_last_layer(shipped[1], -2)[0]
     a, b = encode(clip, "cat"), encode(clip, "pizza")
-    for mixed in (nodes.ConditioningAverage().addWeighted(a, b, 0.5)[0], nodes.ConditioningConcat().concat(a, b)[0], nodes.ConditioningZeroOut().zero_out(a)[0]):
+    for mixed in (
+        nodes.ConditioningAverage().addWeighted(a, b, 0.5)[0],
+        nodes.ConditioningConcat().concat(a, b)[0],
+        nodes.ConditioningZeroOut().zero_out(a)[0],
+    ):
         assert latents(shipped, mixed, steps=2).isfinite().all()
 
 
@@ -97,7 +108,9 @@ def test_areas_masks_and_timestep_ranges(shipped):
     clip = shipped[1]
     left = nodes.ConditioningSetArea().append(encode(clip, "red heart"), 128, 128, 0, 0, 1.0)[0]
     right = nodes.ConditioningSetArea().append(encode(clip, "pizza"), 128, 128, 128, 0, 1.0)[0]
-    masked = nodes.ConditioningSetMask().append(encode(clip, "pizza"), torch.ones(1, 256, 256), "default", 1.0)[0]
+    masked = nodes.ConditioningSetMask().append(
+        encode(clip, "pizza"), torch.ones(1, 256, 256), "default", 1.0
+    )[0]
     early = nodes.ConditioningSetTimestepRange().set_range(encode(clip, "cat"), 0.0, 0.5)[0]
     late = nodes.ConditioningSetTimestepRange().set_range(encode(clip, "cat"), 0.5, 1.0)[0]
     for conditioning in (left + right, masked, early + late):
@@ -110,14 +123,25 @@ def test_custom_sampling_and_its_preview(shipped, heart):
     sigmas = BasicScheduler.execute(model, "simple", 8, 1.0).result[0]
     with torch.inference_mode():
         _, clean = SamplerCustomAdvanced.execute(
-            RandomNoise.execute(3).result[0], BasicGuider.execute(model, encode(clip, "red heart")).result[0],
-            KSamplerSelect.execute("euler").result[0], sigmas, nodes.EmptyLatentImage().generate(128, 128, 1)[0]).result
+            RandomNoise.execute(3).result[0],
+            BasicGuider.execute(model, encode(clip, "red heart")).result[0],
+            KSamplerSelect.execute("euler").result[0],
+            sigmas,
+            nodes.EmptyLatentImage().generate(128, 128, 1)[0],
+        ).result
         picture = vae.decode(clean["samples"])
     latent_format = model.model.latent_format
     raw = clean["samples"]
     assert torch.allclose(latent_format.process_out(latent_format.process_in(raw)), raw, atol=1e-5)
-    previewer = latent_preview.Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
-    preview = torch.tensor(list(previewer.decode_latent_to_preview(latent_format.process_in(raw)).tobytes())).view(16, 16, 3) / 255
+    previewer = latent_preview.Latent2RGBPreviewer(
+        latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+    )
+    preview = (
+        torch.tensor(list(previewer.decode_latent_to_preview(latent_format.process_in(raw)).tobytes())).view(
+            16, 16, 3
+        )
+        / 255
+    )
     small = torch.nn.functional.avg_pool2d(picture[0].movedim(-1, 0), 8).movedim(0, -1)
     assert (preview - small).abs().mean() < 0.12
 
@@ -134,11 +158,16 @@ def test_pictures_survive_the_autoencoder(shipped):
 def test_captions_lose_words_as_the_card_says():
     rng = random.Random(0)
     found = [vary(["smiling", "cat"], ["animal"], rng) for _ in range(4000)]
-    share = lambda words: sum(f == words for f in found) / len(found)
+
+    def share(words):
+        return sum(f == words for f in found) / len(found)
+
     assert 0.1 < share([]) < 0.17
     assert 0.2 < share(["smiling", "cat"]) < 0.5
     assert share(["cat"]) > 0.1 and share(["animal"]) > 0.05 and share(["animal", "smiling", "cat"]) > 0.03
-    assert [vary(["a", "b"], ["c"], random.Random(1)) for _ in range(3)] == [vary(["a", "b"], ["c"], random.Random(1)) for _ in range(3)]
+    assert [vary(["a", "b"], ["c"], random.Random(1)) for _ in range(3)] == [
+        vary(["a", "b"], ["c"], random.Random(1)) for _ in range(3)
+    ]
 
 
 def test_held_out_pictures_are_chosen_by_name():
@@ -154,7 +183,11 @@ def test_training_ends_on_time_and_continues_from_its_file(tmp_path):
     assert steps >= 1 and pace.part == 1 and rate(1.0, 0.5) == 0 and rate(0.2, 0.5) == 1
     again = torch.nn.Linear(2, 2)
     later = Pace(tmp_path / "run.pt", 1, {"layer": again})
-    assert later.step == pace.step and later.spent == pytest.approx(pace.spent) and torch.equal(again.weight, layer.weight)
+    assert (
+        later.step == pace.step
+        and later.spent == pytest.approx(pace.spent)
+        and torch.equal(again.weight, layer.weight)
+    )
     assert 0 < later.part < 1
 
 

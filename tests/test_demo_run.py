@@ -53,7 +53,8 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def assert_picture(image: np.ndarray) -> None:
-    """Neither flat nor noise: pixels differ, neighbours hardly. In white noise neighbours differ by 1.13 deviations."""
+    """Neither flat nor noise: pixels differ, neighbours hardly. In white noise neighbours differ by 1.13
+    deviations."""
     assert image.std() > 0.1
     assert np.abs(np.diff(image, axis=1)).mean() < 0.3 * image.std()
     assert np.abs(np.diff(image, axis=0)).mean() < 0.3 * image.std()
@@ -72,7 +73,10 @@ def test_the_page_offers_the_examples_with_their_pictures(server):
     thumbnails = [path.name for path in copy.glob("*.jpg")]
     assert "draft_next_to_final.jpg" in thumbnails
     for name in thumbnails:
-        assert Image.open(io.BytesIO(server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}"))).format == "JPEG"
+        assert (
+            Image.open(io.BytesIO(server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}"))).format
+            == "JPEG"
+        )
 
 
 def test_pictures_of_the_right_size(draw):
@@ -91,7 +95,7 @@ def test_the_same_seed_gives_the_same_file(draw):
 
 
 def test_the_prompt_matters(draw):
-    for red, blue in zip(draw("red heart"), draw("blue heart")):
+    for red, blue in zip(draw("red heart"), draw("blue heart"), strict=True):
         red, blue = pixels(red), pixels(blue)
         assert red[..., 0].mean() > red[..., 2].mean() + 0.05
         assert blue[..., 2].mean() > blue[..., 0].mean() + 0.05
@@ -103,15 +107,34 @@ def test_a_refusal_names_node_and_input(draw):
 
 
 def test_the_demo_command(tmp_path):
-    command = [sys.executable, ROOT / "run.py", "demo", "--comfyui", HERE.folder, "--python", sys.executable, "--output", tmp_path,
-               "--prompt", "green apple", "--seed", "3", "--steps", "5", "--eta", "0.3"]
+    command = [
+        sys.executable,
+        ROOT / "run.py",
+        "demo",
+        "--comfyui",
+        HERE.folder,
+        "--python",
+        sys.executable,
+        "--output",
+        tmp_path,
+        "--prompt",
+        "green apple",
+        "--seed",
+        "3",
+        "--steps",
+        "5",
+        "--eta",
+        "0.3",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     draft, final, both = map(Path, done.stdout.splitlines()[-3:])
     assert {path.parent for path in (draft, final, both)} == {tmp_path}
     for path in (draft, final):
         assert_picture(pixels(path.read_bytes()))
-    used = {node["class_type"]: node["inputs"] for node in json.loads(Image.open(draft).info["prompt"]).values()}
+    used = {
+        node["class_type"]: node["inputs"] for node in json.loads(Image.open(draft).info["prompt"]).values()
+    }
     assert used["DDIMKSampler"] | {"seed": 3, "steps": 5, "eta": 0.3} == used["DDIMKSampler"]
     side = Image.open(both)
     assert side.width > 1.5 * side.height

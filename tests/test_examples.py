@@ -67,7 +67,9 @@ def test_one_note_says_what_to_try_and_groups_hold_the_rest(name):
 def inside(node, bounding):
     left, top, width, height = bounding
     x, y = node["pos"]
-    return left <= x and top <= y and x + node["size"][0] <= left + width and y + node["size"][1] <= top + height
+    return (
+        left <= x and top <= y and x + node["size"][0] <= left + width and y + node["size"][1] <= top + height
+    )
 
 
 @EVERY
@@ -83,12 +85,16 @@ def test_the_queue_runs_it(server, info, name):
     assert wanted and wanted <= set(entry["outputs"])
     shown = gallery.pictures(server, gallery.read(name), entry)
     assert shown
-    for title, files in shown:
+    for _, files in shown:
         for file in files:
             assert pixels(file).std() > 0.05
     for title, [file, *_] in shown:
         if title.endswith("back"):
-            [picture] = [node["inputs"]["picture"] for node in prompt.values() if node["class_type"] == "DDIMDemoPicture"]
+            [picture] = [
+                node["inputs"]["picture"]
+                for node in prompt.values()
+                if node["class_type"] == "DDIMDemoPicture"
+            ]
             given = demo_pictures.load(picture)[0].numpy()
             assert np.abs(pixels(file) - given).mean() < 0.05
 
@@ -99,8 +105,12 @@ def test_checkpoints_can_be_fetched():
         for node in gallery.read(name)["nodes"]:
             if node["type"] == "CheckpointLoaderSimple":
                 [model] = node["properties"]["models"]
-                assert set(model) == {"name", "url", "directory"} and node["widgets_values"] == [model["name"]]
-                assert model["url"].startswith("https://") and model["url"].endswith(f"/resolve/main/{model['name']}")
+                assert set(model) == {"name", "url", "directory"} and node["widgets_values"] == [
+                    model["name"]
+                ]
+                assert model["url"].startswith("https://") and model["url"].endswith(
+                    f"/resolve/main/{model['name']}"
+                )
                 assert model["directory"] in folder_paths.folder_names_and_paths
                 found += 1
     assert found == len(gallery.STAND_INS) == 4
@@ -112,7 +122,14 @@ def test_a_saved_picture_holds_its_recipe(server, info):
     prompt = to_prompt(workflow, info)
     [draft] = [node for node in prompt.values() if node["class_type"] == "DDIMKSampler"]
     [sampler] = [node for node in workflow["nodes"] if node["type"] == "DDIMKSampler"]
-    recipe = {"seed": 12345678901234567890, "steps": 4, "cfg": 3.5, "eta": 0.3, "stride": "quadratic", "denoise": 1.0}
+    recipe = {
+        "seed": 12345678901234567890,
+        "steps": 4,
+        "cfg": 3.5,
+        "eta": 0.3,
+        "stride": "quadratic",
+        "denoise": 1.0,
+    }
     draft["inputs"].update(recipe)
     sampler["widgets_values"] = [recipe.pop("seed"), "fixed", *recipe.values()]
     assert to_prompt(workflow, info) == prompt
@@ -134,7 +151,11 @@ def test_a_saved_picture_holds_its_recipe(server, info):
 
 def drawn(server, prompt, workflow=None):
     outputs = server.queue(prompt, workflow)["outputs"]
-    return {prompt[key]["inputs"]["filename_prefix"]: server.image(output["images"][0]) for key, output in outputs.items() if "images" in output}
+    return {
+        prompt[key]["inputs"]["filename_prefix"]: server.image(output["images"][0])
+        for key, output in outputs.items()
+        if "images" in output
+    }
 
 
 def test_the_subgraph_is_offered_and_made_of_nodes_that_exist(server, info):

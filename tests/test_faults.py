@@ -5,21 +5,19 @@ import os
 import subprocess
 import sys
 
+import analytic
+import comfy.sample
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-import comfy.sample
 from comfy.model_base import ModelType
-
-import analytic
 from conftest import ROOT
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
 from ddim_toolkit.host import routes, sampler, schedule
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 C = analytic.CONDITIONING
 MODEL = analytic.model(ModelType.V_PREDICTION, analytic.four_modes(), 0.3)
@@ -30,26 +28,43 @@ def latent(*shape, fill=0.0):
 
 
 def ksampler(**changes):
-    arguments = dict(model=MODEL, seed=1, steps=4, cfg=1.0, eta=0.0, stride="trailing", positive=C, negative=C, latent_image=latent(), denoise=1.0)
+    arguments = dict(
+        model=MODEL,
+        seed=1,
+        steps=4,
+        cfg=1.0,
+        eta=0.0,
+        stride="trailing",
+        positive=C,
+        negative=C,
+        latent_image=latent(),
+        denoise=1.0,
+    )
     return DDIMKSampler.execute(**(arguments | changes)).args[0]["samples"]
 
 
-@pytest.mark.parametrize("changes, words", [
-    (dict(steps=0), "steps is 0.*1 to 1000"),
-    (dict(steps=1001), "steps is 1001.*1 to 1000"),
-    (dict(steps=501, denoise=0.5), "steps is 501.*table of 500"),
-    (dict(eta=1.5), "eta is 1.5"),
-    (dict(eta=-0.1), "eta is -0.1"),
-    (dict(eta=math.nan), "eta is nan"),
-    (dict(stride="golden"), "stride is 'golden'; allowed are trailing, leading, linspace, quadratic"),
-    (dict(denoise=1.2), "denoise is 1.2"),
-    (dict(latent_image=latent(fill=math.nan)), "latent_image holds NaN"),
-    (dict(latent_image=latent(fill=math.inf)), "latent_image holds NaN or infinite"),
-    (dict(latent_image=latent(1, 16, 8, 8, fill=0.5)), "latent_image has 16 channels; this model's latents have 4"),
-    (dict(latent_image=latent(1, 4, 0, 8)), "latent_image is empty"),
-    (dict(latent_image=latent(0, 4, 8, 8)), "latent_image is empty"),
-    (dict(latent_image=latent(2, 4, 8, 8) | {"batch_index": [5]}, eta=1.0), "batch_index"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(steps=0), "steps is 0.*1 to 1000"),
+        (dict(steps=1001), "steps is 1001.*1 to 1000"),
+        (dict(steps=501, denoise=0.5), "steps is 501.*table of 500"),
+        (dict(eta=1.5), "eta is 1.5"),
+        (dict(eta=-0.1), "eta is -0.1"),
+        (dict(eta=math.nan), "eta is nan"),
+        (dict(stride="golden"), "stride is 'golden'; allowed are trailing, leading, linspace, quadratic"),
+        (dict(denoise=1.2), "denoise is 1.2"),
+        (dict(latent_image=latent(fill=math.nan)), "latent_image holds NaN"),
+        (dict(latent_image=latent(fill=math.inf)), "latent_image holds NaN or infinite"),
+        (
+            dict(latent_image=latent(1, 16, 8, 8, fill=0.5)),
+            "latent_image has 16 channels; this model's latents have 4",
+        ),
+        (dict(latent_image=latent(1, 4, 0, 8)), "latent_image is empty"),
+        (dict(latent_image=latent(0, 4, 8, 8)), "latent_image is empty"),
+        (dict(latent_image=latent(2, 4, 8, 8) | {"batch_index": [5]}, eta=1.0), "batch_index"),
+    ],
+)
 def test_ksampler_says_what_is_wrong(changes, words):
     with pytest.raises(ValueError, match=words):
         ksampler(**changes)
@@ -73,29 +88,62 @@ def test_nan_from_the_model_names_the_first_step(shipped):
     model, clip, _ = shipped
     good = clip.encode_from_tokens_scheduled(clip.tokenize("heart"))
     bad = [[torch.full_like(good[0][0], math.nan), good[0][1]]]
-    with pytest.raises(FloatingPointError, match="step 1 of 4.*the model returned values that are not finite"):
+    with pytest.raises(
+        FloatingPointError, match="step 1 of 4.*the model returned values that are not finite"
+    ):
         ksampler(model=model, positive=bad, latent_image=latent(1, 4, 16, 16))
 
 
 def test_nan_in_the_noise_of_another_node():
     with pytest.raises(ValueError, match="noise or the latent_image that sampling starts from holds NaN"):
-        comfy.sample.sample_custom(MODEL, torch.full((1, 4, 8, 8), math.nan), 1.0, sampler.ddim_sampler(), schedule.stride_sigmas(MODEL, 4, "trailing")[0],
-                                   C, C, torch.zeros(1, 4, 8, 8), seed=0, disable_pbar=True)
+        comfy.sample.sample_custom(
+            MODEL,
+            torch.full((1, 4, 8, 8), math.nan),
+            1.0,
+            sampler.ddim_sampler(),
+            schedule.stride_sigmas(MODEL, 4, "trailing")[0],
+            C,
+            C,
+            torch.zeros(1, 4, 8, 8),
+            seed=0,
+            disable_pbar=True,
+        )
 
 
-@pytest.mark.parametrize("text, words", [
-    ("", "timesteps is empty"), ("  , ;", "timesteps is empty"), ("999, five", "'five', which is not a finite number"),
-    ("999, nan", "'nan', which is not a finite"), ("sigmas: inf, 1", "'inf', which is not a finite"), ("499, 999", "must go down, each once; 999 follows 499"),
-    ("999, 999", "must go down, each once"), ("1000, 10", "holds 1000; this model's timesteps are the whole numbers 0 to 999"),
-    ("999, -1", "holds -1; this model's"), ("99.5, 10", "holds 99.5; this model's"), ("sigmas: 20, 1", "sigmas start at 20; this model's sigma_max is 14.6"),
-    ("sigmas: 5, -1", "-1"), ("steps: 5", "begins with 'steps'"), ("sigmas: 0", "at least two"),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "timesteps is empty"),
+        ("  , ;", "timesteps is empty"),
+        ("999, five", "'five', which is not a finite number"),
+        ("999, nan", "'nan', which is not a finite"),
+        ("sigmas: inf, 1", "'inf', which is not a finite"),
+        ("499, 999", "must go down, each once; 999 follows 499"),
+        ("999, 999", "must go down, each once"),
+        ("1000, 10", "holds 1000; this model's timesteps are the whole numbers 0 to 999"),
+        ("999, -1", "holds -1; this model's"),
+        ("99.5, 10", "holds 99.5; this model's"),
+        ("sigmas: 20, 1", "sigmas start at 20; this model's sigma_max is 14.6"),
+        ("sigmas: 5, -1", "-1"),
+        ("steps: 5", "begins with 'steps'"),
+        ("sigmas: 0", "at least two"),
+    ],
+)
 def test_written_lists(text, words):
     with pytest.raises(ValueError, match=words):
         DDIMCustomSchedule.execute(MODEL, text)
 
 
-@pytest.mark.parametrize("text, count", [("999", 2), ("999,749 499;249\n0", 6), ("timesteps: 999, 1", 3), ("sigmas: 14.6, 5.0, 0", 3), ("sigmas: 14.6146 5e-1", 3)])
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("999", 2),
+        ("999,749 499;249\n0", 6),
+        ("timesteps: 999, 1", 3),
+        ("sigmas: 14.6, 5.0, 0", 3),
+        ("sigmas: 14.6146 5e-1", 3),
+    ],
+)
 def test_lists_that_are_right(text, count):
     sigmas = DDIMCustomSchedule.execute(MODEL, text).args[0]
     assert len(sigmas) == count and sigmas[-1] == 0 and (sigmas[:-1] > sigmas[1:]).all()
@@ -107,24 +155,45 @@ def test_the_text_of_a_stride_is_a_list_that_gives_it_back(stride):
     assert torch.equal(DDIMCustomSchedule.execute(MODEL, text).args[0], sigmas)
 
 
-@pytest.mark.parametrize("query", [
-    {"steps": "x"}, {"steps": "1e9"}, {"steps": "-4"}, {"steps": "99999999"}, {"steps": ""}, {"steps": "5", "stride": "../../etc"},
-    {"steps": "5", "denoise": "nan"}, {"steps": "5", "denoise": "two"}, {"timesteps": "9" * 9000}, {"timesteps": "<b>"}, {},
-])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"steps": "x"},
+        {"steps": "1e9"},
+        {"steps": "-4"},
+        {"steps": "99999999"},
+        {"steps": ""},
+        {"steps": "5", "stride": "../../etc"},
+        {"steps": "5", "denoise": "nan"},
+        {"steps": "5", "denoise": "two"},
+        {"timesteps": "9" * 9000},
+        {"timesteps": "<b>"},
+        {},
+    ],
+)
 def test_the_route_refuses_what_it_does_not_expect(query):
     with pytest.raises(ValueError):
         routes.picture(query)
 
 
 def test_the_route_gives_the_nodes_own_stride():
-    assert routes.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"] == schedule.stride_sigmas(MODEL, 7, "leading")[1]
+    assert (
+        routes.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"]
+        == schedule.stride_sigmas(MODEL, 7, "leading")[1]
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from([ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]), stride=st.sampled_from(list(STRIDES)), steps=st.integers(1, 12),
-    eta=st.floats(0, 1), variance=st.sampled_from(VARIANCES), order=st.integers(1, 4), shape=st.tuples(st.integers(1, 3), st.just(4), st.integers(1, 5), st.integers(1, 5)),
-    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]), seed=st.integers(0, 2**64 - 1),
+    kind=st.sampled_from([ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]),
+    stride=st.sampled_from(list(STRIDES)),
+    steps=st.integers(1, 12),
+    eta=st.floats(0, 1),
+    variance=st.sampled_from(VARIANCES),
+    order=st.integers(1, 4),
+    shape=st.tuples(st.integers(1, 3), st.just(4), st.integers(1, 5), st.integers(1, 5)),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    seed=st.integers(0, 2**64 - 1),
 )
 def test_any_dial_gives_a_finite_picture_twice(kind, stride, steps, eta, variance, order, shape, dtype, seed):
     """Finite, of the asked number of model calls, and the same again."""
@@ -134,24 +203,41 @@ def test_any_dial_gives_a_finite_picture_twice(kind, stride, steps, eta, varianc
     calls, pictures = [], []
     for _ in range(2):
         start = torch.zeros(shape, dtype=dtype)
-        pictures.append(comfy.sample.sample_custom(model, comfy.sample.prepare_noise(start, seed), 1.0, ddim, sigmas, C, C, start, seed=seed, disable_pbar=True,
-                                                   callback=lambda i, x0, x, n: calls.append(i)))
+        pictures.append(
+            comfy.sample.sample_custom(
+                model,
+                comfy.sample.prepare_noise(start, seed),
+                1.0,
+                ddim,
+                sigmas,
+                C,
+                C,
+                start,
+                seed=seed,
+                disable_pbar=True,
+                callback=lambda i, x0, x, n: calls.append(i),
+            )
+        )
     assert calls == 2 * list(range(steps)) and pictures[0].isfinite().all() and torch.equal(*pictures)
     assert pictures[0].shape == shape
 
 
 def test_importing_the_pack_does_no_work():
-    """No weights, no network, no torch module beyond those ComfyUI has: what import adds is our own files and no open file."""
+    """No weights, no network, no torch module beyond those ComfyUI has: what import adds is our own files and
+    no open file."""
     code = (
-        "import os, sys; sys.path.insert(0, os.environ['CHECKOUT']); from runner.inprocess import start\n"
-        "pack = start(os.environ['COMFYUI_PATH'], '--cpu')\n"
-        "import asyncio, comfy.samplers, comfy.sd, comfy.sample, latent_preview, comfy_extras.nodes_custom_sampler, comfy_api.latest, nodes\n"
-        "before = set(sys.modules)\n"
-        "asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())\n"
-        "added = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "assert added == {'ddim_toolkit'}, added\n"
-        "assert 'ddim_toolkit.demo.model' not in sys.modules\n"
+        "import os, sys; sys.path.insert(0, os.environ['CHECKOUT']); from runner.inprocess import start\npack"
+        " = start(os.environ['COMFYUI_PATH'], '--cpu')\nimport asyncio, comfy.samplers, comfy.sd,"
+        " comfy.sample, latent_preview, comfy_extras.nodes_custom_sampler, comfy_api.latest, nodes\nbefore ="
+        " set(sys.modules)\nasyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())\nadded ="
+        " {name.partition('.')[0] for name in set(sys.modules) - before}\nassert added == {'ddim_toolkit'},"
+        " added\nassert 'ddim_toolkit.demo.model' not in sys.modules\n"
     )
     comfyui = os.environ.get("COMFYUI_PATH") or str(ROOT / ".comfyui" / "ComfyUI")
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"COMFYUI_PATH": comfyui, "CHECKOUT": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"COMFYUI_PATH": comfyui, "CHECKOUT": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -13,21 +13,38 @@ LOCALE = ROOT / "locales" / "en"
 
 def all_nodes():
     extension = asyncio.run(sys.modules["ddim_toolkit"].comfy_entrypoint())
-    return {node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())}
+    return {
+        node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())
+    }
 
 
 NODES = all_nodes()
 
 
 def inputs(info):
-    return {name: options for group in ("required", "optional") for name, (_, options) in info["input"].get(group, {}).items()}
+    return {
+        name: options
+        for group in ("required", "optional")
+        for name, (_, options) in info["input"].get(group, {}).items()
+    }
 
 
 def translation(info):
     """A node's entry in nodeDefs.json, in the words of its own schema."""
-    names = {name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]} for name, options in inputs(info).items()}
-    outputs = {str(i): {"name": name, "tooltip": info["output_tooltips"][i]} for i, name in enumerate(info["output_name"])}
-    return {"display_name": info["display_name"], "description": info["description"], "inputs": names, "outputs": outputs}
+    names = {
+        name: {"name": options.get("display_name") or name, "tooltip": options["tooltip"]}
+        for name, options in inputs(info).items()
+    }
+    outputs = {
+        str(i): {"name": name, "tooltip": info["output_tooltips"][i]}
+        for i, name in enumerate(info["output_name"])
+    }
+    return {
+        "display_name": info["display_name"],
+        "description": info["description"],
+        "inputs": names,
+        "outputs": outputs,
+    }
 
 
 def test_every_node_is_in_the_translations(request):
@@ -43,7 +60,9 @@ def test_every_command_is_in_the_translations():
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js"))
     for key, entry in json.loads((LOCALE / "commands.json").read_text(encoding="utf-8")).items():
         assert f'"{key.replace("_", ".", 1)}"' in text and f'label: "{entry["label"]}"' in text, key
-    assert text.count("label: ") == len(json.loads((LOCALE / "commands.json").read_text(encoding="utf-8"))) + 3  # the top bar's buttons
+    assert (
+        text.count("label: ") == len(json.loads((LOCALE / "commands.json").read_text(encoding="utf-8"))) + 3
+    )  # the top bar's buttons
 
 
 @pytest.mark.parametrize("name", NODES)

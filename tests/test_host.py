@@ -1,22 +1,22 @@
-"""What ComfyUI's graphs ask of a sampler: masks, areas, ControlNet, dtypes, checkpoints. At eta 0 the answer is the host's euler."""
+"""What ComfyUI's graphs ask of a sampler: masks, areas, ControlNet, dtypes, checkpoints. At eta 0 the answer
+is the host's euler."""
 
 import inspect
-
-import pytest
-import torch
 
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.ops
-import comfy.samplers
 import comfy.sample
+import comfy.samplers
 import comfy.utils
 import folder_paths
-import nodes
-
+import pytest
+import torch
 from ddim_toolkit.host import sampler, schedule
 from ddim_toolkit.host.model import alphas, model_sampling
 from ddim_toolkit.nodes.sampling import DDIMKSampler
+
+import nodes
 
 
 def encode(clip, text):
@@ -26,7 +26,10 @@ def encode(clip, text):
 def both(model, positive, negative, latent, denoise=1.0, steps=4):
     """(ours at eta 0, the host's euler) on the same trailing stride."""
     sigmas, _ = schedule.stride_sigmas(model, steps, "trailing", denoise)
-    return [sampler.run(model, 5, 3.0, positive, negative, latent, s, sigmas)[0]["samples"] for s in (sampler.ddim_sampler(), comfy.samplers.sampler_object("euler"))]
+    return [
+        sampler.run(model, 5, 3.0, positive, negative, latent, s, sigmas)[0]["samples"]
+        for s in (sampler.ddim_sampler(), comfy.samplers.sampler_object("euler"))
+    ]
 
 
 def same(pair, tolerance=2e-4):
@@ -43,8 +46,8 @@ EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}
 
 
 def test_the_kind_of_model_tells_alpha(shipped):
-    from comfy.model_base import ModelType
     import analytic
+    from comfy.model_base import ModelType
 
     assert alphas(model_sampling(shipped[0]), [14.0, 1.0, 0.0]) == [1.0, 1.0, 1.0]
     flow = alphas(model_sampling(analytic.model(ModelType.FLOW)), [1.0, 0.75, 0.0])
@@ -83,7 +86,9 @@ def test_denoise_0_returns_the_latent(shipped, prompts):
 def test_areas_masks_and_timestep_ranges(shipped, prompts):
     clip = shipped[1]
     area = nodes.ConditioningSetArea().append(encode(clip, "green apple"), 64, 64, 0, 0, 1.0)[0]
-    masked = nodes.ConditioningSetMask().append(encode(clip, "pizza"), torch.ones(1, 128, 128), "default", 0.5)[0]
+    masked = nodes.ConditioningSetMask().append(
+        encode(clip, "pizza"), torch.ones(1, 128, 128), "default", 0.5
+    )[0]
     late = nodes.ConditioningSetTimestepRange().set_range(encode(clip, "rocket"), 0.5, 1.0)[0]
     same(both(shipped[0], prompts[0] + area + masked + late, prompts[1], EMPTY))
 
@@ -92,12 +97,21 @@ def test_controlnet(shipped, prompts):
     config = shipped[0].model.model_config.unet_config
     known = inspect.signature(comfy.cldm.cldm.ControlNet).parameters
     arguments = {key: value for key, value in config.items() if key in known}
-    arguments["transformer_depth"] = list(config["transformer_depth"])  # it is emptied while the network is built
+    arguments["transformer_depth"] = list(
+        config["transformer_depth"]
+    )  # it is emptied while the network is built
     net = comfy.cldm.cldm.ControlNet(hint_channels=3, **arguments, operations=comfy.ops.disable_weight_init)
     for parameter in net.parameters():
         parameter.data.normal_(0, 0.03, generator=torch.Generator().manual_seed(parameter.numel()))
     control = comfy.controlnet.ControlNet(net, load_device=shipped[0].load_device)
-    positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(*prompts, control, torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1)), 1.0, 0.0, 1.0)
+    positive, negative = nodes.ControlNetApplyAdvanced().apply_controlnet(
+        *prompts,
+        control,
+        torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1)),
+        1.0,
+        0.0,
+        1.0,
+    )
     pair = both(shipped[0], positive, negative, EMPTY)
     same(pair, 1e-3)
     assert (pair[0] - both(shipped[0], *prompts, EMPTY)[0]).abs().max() > 0.01
@@ -105,8 +119,8 @@ def test_controlnet(shipped, prompts):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_models_keep_a_float32_state(dtype):
-    from comfy.model_base import ModelType
     import analytic
+    from comfy.model_base import ModelType
 
     model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.3)
     model.model.manual_cast_dtype = dtype
@@ -114,8 +128,17 @@ def test_half_precision_models_keep_a_float32_state(dtype):
     model.model.diffusion_model.register_forward_pre_hook(lambda module, args: inputs.append(args[0].dtype))
     sigmas, _ = schedule.stride_sigmas(model, 6, "trailing")
     out = comfy.sample.sample_custom(
-        model, torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 1.0, sampler.ddim_sampler(eta=0.5), sigmas,
-        analytic.CONDITIONING, analytic.CONDITIONING, torch.zeros(1, 4, 8, 8), seed=1, disable_pbar=True, callback=lambda i, x0, x, n: states.append(x.dtype),
+        model,
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        1.0,
+        sampler.ddim_sampler(eta=0.5),
+        sigmas,
+        analytic.CONDITIONING,
+        analytic.CONDITIONING,
+        torch.zeros(1, 4, 8, 8),
+        seed=1,
+        disable_pbar=True,
+        callback=lambda i, x0, x, n: states.append(x.dtype),
     )
     assert set(inputs) == {dtype} and set(states) == {torch.float32} and out.isfinite().all()
 
@@ -123,14 +146,17 @@ def test_half_precision_models_keep_a_float32_state(dtype):
 def save_checkpoint(folder, name, network):
     generator = torch.Generator().manual_seed(0)
     weights = {
-        f"model.diffusion_model.{key}": torch.randn(value.shape, generator=generator) * 0.02 for key, value in network.state_dict().items()
+        f"model.diffusion_model.{key}": torch.randn(value.shape, generator=generator) * 0.02
+        for key, value in network.state_dict().items()
     }
     comfy.utils.save_torch_file(weights, str(folder / name))
 
 
 @pytest.fixture
 def checkpoints(tmp_path, monkeypatch):
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"}))
+    monkeypatch.setitem(
+        folder_paths.folder_names_and_paths, "checkpoints", ([str(tmp_path)], {".safetensors"})
+    )
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     return tmp_path
 
@@ -146,9 +172,24 @@ def test_a_checkpoint_that_the_host_knows_as_sd15(checkpoints):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     network = UNetModel(
-        image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[1, 1], channel_mult=[1, 1], num_heads=8, num_head_channels=-1,
-        transformer_depth=[1, 1], transformer_depth_output=[1, 1, 1, 1], transformer_depth_middle=1, use_spatial_transformer=True, context_dim=768,
-        use_linear_in_transformer=False, legacy=False, device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=320,
+        num_res_blocks=[1, 1],
+        channel_mult=[1, 1],
+        num_heads=8,
+        num_head_channels=-1,
+        transformer_depth=[1, 1],
+        transformer_depth_output=[1, 1, 1, 1],
+        transformer_depth_middle=1,
+        use_spatial_transformer=True,
+        context_dim=768,
+        use_linear_in_transformer=False,
+        legacy=False,
+        device="cpu",
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
     )
     save_checkpoint(checkpoints, "small_sd15.safetensors", network)
     model, pair = run_checkpoint("small_sd15.safetensors", 768, 4)
@@ -160,9 +201,22 @@ def test_a_checkpoint_that_the_host_knows_as_a_flow_model(checkpoints):
     from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 
     network = MMDiT(
-        input_size=None, in_channels=16, patch_size=2, depth=2, pos_embed_max_size=16, num_patches=256, adm_in_channels=2048, mlp_ratio=4.0,
-        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}}, qkv_bias=True,
-        device="cpu", dtype=torch.float32, operations=comfy.ops.disable_weight_init,
+        input_size=None,
+        in_channels=16,
+        patch_size=2,
+        depth=2,
+        pos_embed_max_size=16,
+        num_patches=256,
+        adm_in_channels=2048,
+        mlp_ratio=4.0,
+        context_embedder_config={
+            "target": "torch.nn.Linear",
+            "params": {"in_features": 4096, "out_features": 128},
+        },
+        qkv_bias=True,
+        device="cpu",
+        dtype=torch.float32,
+        operations=comfy.ops.disable_weight_init,
     )
     save_checkpoint(checkpoints, "small_sd3.safetensors", network)
     model, pair = run_checkpoint("small_sd3.safetensors", 4096, 16, {"pooled_output": torch.zeros(1, 2048)})

@@ -1,21 +1,21 @@
-"""Inversion on mixtures of Gaussians through the host's guider: round trips, the paper's order, noise maps."""
+"""Inversion on mixtures of Gaussians through the host's guider: round trips, the paper's order, noise
+maps."""
 
+import itertools
 import pickle
 
-import pytest
-import torch
-from diffusers import DDIMInverseScheduler, DDIMScheduler
-
+import analytic
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.nested_tensor
 import comfy.sample
 import comfy.samplers
+import pytest
+import torch
 from comfy.model_base import ModelType
-
-import analytic
 from ddim_toolkit.ddim import anderson, invert
 from ddim_toolkit.host import inversion, sampler, schedule
+from diffusers import DDIMInverseScheduler, DDIMScheduler
 from test_stride import SD
 
 KINDS = [ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]
@@ -28,7 +28,9 @@ def mixture(kind=ModelType.EPS, shape=SHAPE, deviation=0.5, batch=3):
     """(MODEL, pictures): draws from four modes, and the model that knows them."""
     means = analytic.four_modes(shape)
     generator = torch.Generator().manual_seed(1)
-    pictures = means[[k % 4 for k in range(batch)]] + deviation * torch.randn(batch, *shape, generator=generator)
+    pictures = means[[k % 4 for k in range(batch)]] + deviation * torch.randn(
+        batch, *shape, generator=generator
+    )
     return analytic.model(kind, means, deviation), pictures
 
 
@@ -39,8 +41,19 @@ def sigmas_of(model, steps, stride="trailing", denoise=1.0):
 def sample(model, noise, latent, sigmas, with_sampler, mask=None, cfg=1.0, positive=C):
     """As SamplerCustomAdvanced does it."""
     latent = {"samples": latent} if torch.is_tensor(latent) else latent
-    return comfy.sample.sample_custom(model, noise.generate_noise(latent), cfg, with_sampler, sigmas, positive, C, latent["samples"],
-                                      noise_mask=mask, seed=noise.seed, disable_pbar=True)
+    return comfy.sample.sample_custom(
+        model,
+        noise.generate_noise(latent),
+        cfg,
+        with_sampler,
+        sigmas,
+        positive,
+        C,
+        latent["samples"],
+        noise_mask=mask,
+        seed=noise.seed,
+        disable_pbar=True,
+    )
 
 
 def found(model, pictures, sigmas, **options):
@@ -61,14 +74,20 @@ def test_round_trip(kind, steps):
     result = found(model, pictures, sigmas, measure=True)
     assert result.run.calls <= {10: 40, 20: 65, 50: 130}[steps]
     assert result.round_trip <= BOUND[steps]
-    for name, with_sampler in {"ours": sampler.ddim_sampler(), **{n: comfy.samplers.sampler_object(n) for n in ("ddim", "euler")}}.items():
+    for name, with_sampler in {
+        "ours": sampler.ddim_sampler(),
+        **{n: comfy.samplers.sampler_object(n) for n in ("ddim", "euler")},
+    }.items():
         for latent in (torch.zeros_like(pictures), pictures):
-            assert rmse(sample(model, result.noise, latent, sigmas, with_sampler), pictures) <= BOUND[steps], name
+            assert (
+                rmse(sample(model, result.noise, latent, sigmas, with_sampler), pictures) <= BOUND[steps]
+            ), name
 
 
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW], ids=lambda k: k.name)
 def test_beside_the_hosts_recipe(kind):
-    """Flipped sigmas and `euler`, at the same number of model calls: an error of order 1/S, and NaN on flow models."""
+    """Flipped sigmas and `euler`, at the same number of model calls: an error of order 1/S, and NaN on flow
+    models."""
     model, pictures = mixture(kind)
     sigmas = sigmas_of(model, 20)
     result = found(model, pictures, sigmas)
@@ -100,7 +119,17 @@ def test_beside_diffusers():
             sigma = ((1 - bar) / bar) ** 0.5
             x0 = model.model.apply_model(x / bar**0.5, torch.full((len(x),), sigma))
             x = scheduler.step((x - bar**0.5 * x0) / (1 - bar) ** 0.5, t, x).prev_sample
-    assert rmse(sample(model, result.noise, torch.zeros_like(pictures), sigmas_of(model, 20), sampler.ddim_sampler()), pictures) < 1e-5 < 1e-2 < rmse(x, pictures)
+    assert (
+        rmse(
+            sample(
+                model, result.noise, torch.zeros_like(pictures), sigmas_of(model, 20), sampler.ddim_sampler()
+            ),
+            pictures,
+        )
+        < 1e-5
+        < 1e-2
+        < rmse(x, pictures)
+    )
 
 
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW], ids=lambda k: k.name)
@@ -111,8 +140,13 @@ def test_ddim_is_of_first_order(kind):
         sigmas = sigmas_of(model, steps, "linspace")
         result = found(model, pictures, sigmas, method="ddim")
         assert result.run.calls == steps
-        errors.append(rmse(sample(model, result.noise, torch.zeros_like(pictures), sigmas, sampler.ddim_sampler()), pictures))
-    assert all(0.4 < fine / coarse < 0.6 for coarse, fine in zip(errors, errors[1:])), errors
+        errors.append(
+            rmse(
+                sample(model, result.noise, torch.zeros_like(pictures), sigmas, sampler.ddim_sampler()),
+                pictures,
+            )
+        )
+    assert all(0.4 < fine / coarse < 0.6 for coarse, fine in itertools.pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("eta", [0.01, 0.5, 1.0])
@@ -132,9 +166,9 @@ def test_noise_maps_are_drawn_from_the_marginals():
     model, pictures = mixture(shape=(4, 64, 64), batch=1)
     states = found(model, pictures, sigmas_of(model, 5), eta=1.0).run.states
     sigmas = sigmas_of(model, 5).tolist()
-    noises = [(x - pictures) / sigma for x, sigma in zip(states, sigmas)]
+    noises = [(x - pictures) / sigma for x, sigma in zip(states, sigmas, strict=True)]
     assert all(abs(noise.std().item() - 1) < 0.03 for noise in noises)
-    assert all(abs((a * b).mean().item()) < 0.03 for a, b in zip(noises, noises[1:]))
+    assert all(abs((a * b).mean().item()) < 0.03 for a, b in itertools.pairwise(noises))
 
 
 def test_editing_with_noise_maps_goes_towards_the_other_prompt():
@@ -159,9 +193,25 @@ def test_partial_inversion(kind):
         assert not result.top
         for name in ("ddim", "euler"):
             for latent in (pictures, torch.zeros_like(pictures)):
-                assert rmse(sample(model, result.noise, latent, sigmas, comfy.samplers.sampler_object(name)), pictures) < 1e-4
+                assert (
+                    rmse(
+                        sample(model, result.noise, latent, sigmas, comfy.samplers.sampler_object(name)),
+                        pictures,
+                    )
+                    < 1e-4
+                )
         given = result.latent["samples"]  # as noise on the picture's own latent
-        back = comfy.sample.sample_custom(model, given, 1.0, comfy.samplers.sampler_object("euler"), sigmas, C, C, pictures, disable_pbar=True)
+        back = comfy.sample.sample_custom(
+            model,
+            given,
+            1.0,
+            comfy.samplers.sampler_object("euler"),
+            sigmas,
+            C,
+            C,
+            pictures,
+            disable_pbar=True,
+        )
         assert rmse(back, pictures) < 1e-4
 
 
@@ -170,7 +220,10 @@ def test_sigmas_that_stop_above_zero(kind):
     model, pictures = mixture(kind)
     sigmas = sigmas_of(model, 20)[:15]
     result = found(model, pictures, sigmas)
-    assert rmse(sample(model, result.noise, pictures, sigmas, comfy.samplers.sampler_object("euler")), pictures) < 1e-4
+    assert (
+        rmse(sample(model, result.noise, pictures, sigmas, comfy.samplers.sampler_object("euler")), pictures)
+        < 1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW], ids=lambda k: k.name)
@@ -180,7 +233,9 @@ def test_noise_mask(kind, eta):
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., 2:6, 2:6] = 1
     sigmas = sigmas_of(model, 20)
-    result = inversion.invert_latent(model, C, C, 1.0, {"samples": pictures, "noise_mask": mask}, sigmas, eta=eta, measure=True)
+    result = inversion.invert_latent(
+        model, C, C, 1.0, {"samples": pictures, "noise_mask": mask}, sigmas, eta=eta, measure=True
+    )
     assert result.round_trip < 1e-5
     with_sampler = result.replay if eta else comfy.samplers.sampler_object("euler")
     assert rmse(sample(model, result.noise, pictures, sigmas, with_sampler, mask), pictures) < 1e-5
@@ -196,7 +251,9 @@ def test_video_and_nested_latents():
     assert found(video, pictures, sigmas, measure=True).round_trip < 1e-5
 
     packed, flat = mixture(ModelType.FLOW, (1, 4 * 8 * 8 + 10))
-    nested = comfy.nested_tensor.NestedTensor([flat[..., :256].reshape(-1, 4, 8, 8), flat[..., 256:].reshape(-1, 2, 5)])
+    nested = comfy.nested_tensor.NestedTensor(
+        [flat[..., :256].reshape(-1, 4, 8, 8), flat[..., 256:].reshape(-1, 2, 5)]
+    )
     for part in (sigmas, sigmas[3:]):
         result = inversion.invert_latent(packed, C, C, 1.0, {"samples": nested}, part, measure=True)
         assert result.round_trip < 1e-5 and result.latent["samples"].is_nested
@@ -208,8 +265,22 @@ def test_each_picture_of_a_batch_is_solved_on_its_own():
     together = found(model, pictures, sigmas)
     for k in range(3):
         alone = found(model, pictures[k : k + 1], sigmas)
-        torch.testing.assert_close(alone.latent["samples"][0], together.latent["samples"][k], rtol=0, atol=1e-6)
-    assert rmse(sample(model, together.noise, {"samples": pictures[1:2], "batch_index": [1]}, sigmas, sampler.ddim_sampler()), pictures[1:2]) < 1e-5
+        torch.testing.assert_close(
+            alone.latent["samples"][0], together.latent["samples"][k], rtol=0, atol=1e-6
+        )
+    assert (
+        rmse(
+            sample(
+                model,
+                together.noise,
+                {"samples": pictures[1:2], "batch_index": [1]},
+                sigmas,
+                sampler.ddim_sampler(),
+            ),
+            pictures[1:2],
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float16, 1e-3), (torch.bfloat16, 5e-2)])
@@ -218,7 +289,9 @@ def test_half_precision_model_stays_near(dtype, bound):
     model, pictures = mixture()
     network = model.model.diffusion_model
     forward = network.forward
-    network.forward = lambda x, *args, **kwargs: forward(x.to(dtype).float(), *args, **kwargs).to(dtype).float()
+    network.forward = lambda x, *args, **kwargs: (
+        forward(x.to(dtype).float(), *args, **kwargs).to(dtype).float()
+    )
     result = found(model, pictures.to(dtype), sigmas_of(model, 20), measure=True)
     assert result.latent["samples"].dtype == torch.float32
     assert result.run.calls < 20 * 15 and result.round_trip < bound
@@ -228,7 +301,9 @@ def test_report_names_the_step_that_did_not_converge():
     model, pictures = mixture()
     result = found(model, pictures, sigmas_of(model, 5), max_iterations=2, measure=True)
     text = inversion.report(result, 1e-5, 0.0, "exact")
-    assert "not converged: step 5" in text and "round trip: RMSE" in text and "5 steps, 10 model calls" in text
+    assert (
+        "not converged: step 5" in text and "round trip: RMSE" in text and "5 steps, 10 model calls" in text
+    )
     assert torch.isfinite(result.latent["samples"]).all()
 
 
@@ -247,10 +322,16 @@ def test_gaussianity_of_known_noise():
 
 
 def test_anderson_solves_a_linear_system_in_few_steps():
-    """Three eigenvalues, two of them beyond the plain iteration's reach: a window of three steps solves it."""
+    """Three eigenvalues, two of them beyond the plain iteration's reach: a window of three steps solves
+    it."""
     slopes = torch.tensor([0.02, 1.0, 2.5]).repeat(2, 5)
     right = torch.randn(2, 15, generator=torch.Generator().manual_seed(0))
-    root = anderson.solve(lambda x: (right - slopes * x, invert.root_mean_square(right - slopes * x), x), torch.zeros(2, 15), 1e-5, 20)
+    root = anderson.solve(
+        lambda x: (right - slopes * x, invert.root_mean_square(right - slopes * x), x),
+        torch.zeros(2, 15),
+        1e-5,
+        20,
+    )
     assert root.calls < 10 and max(root.error) <= 1e-5
     torch.testing.assert_close(root.x, right / slopes, rtol=1e-3, atol=1e-3)
 
@@ -287,13 +368,22 @@ def test_noise_is_a_value_that_pickles():
     model, pictures = mixture(ModelType.FLOW)
     result = found(model, pictures, sigmas_of(model, 10)[2:])
     again = pickle.loads(pickle.dumps(result.noise))
-    assert torch.equal(again.generate_noise({"samples": pictures}), result.noise.generate_noise({"samples": pictures}))
+    assert torch.equal(
+        again.generate_noise({"samples": pictures}), result.noise.generate_noise({"samples": pictures})
+    )
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"method": "magic"}, "method"), ({"eta": 1.5}, "eta"), ({"tolerance": 0.0}, "tolerance"), ({"max_iterations": 0}, "max_iterations"),
-    ({"sigmas": torch.tensor([0.0, 1.0])}, "sigmas"), ({"pictures": torch.full((1, *SHAPE), float("nan"))}, "latent_image"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"method": "magic"}, "method"),
+        ({"eta": 1.5}, "eta"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"max_iterations": 0}, "max_iterations"),
+        ({"sigmas": torch.tensor([0.0, 1.0])}, "sigmas"),
+        ({"pictures": torch.full((1, *SHAPE), float("nan"))}, "latent_image"),
+    ],
+)
 def test_bad_input_is_named(options, message):
     model, pictures = mixture()
     arguments = {"pictures": pictures, "sigmas": sigmas_of(model, 5), **options}
@@ -308,4 +398,6 @@ def test_replay_refuses_other_sigmas_and_sizes():
     with pytest.raises(ValueError, match="sigmas"):
         sample(model, result.noise, pictures, sigmas_of(model, 9), result.replay)
     with pytest.raises(ValueError, match="shape"):
-        comfy.sample.sample_custom(model, pictures[:2], 1.0, result.replay, sigmas, C, C, pictures[:2], disable_pbar=True)
+        comfy.sample.sample_custom(
+            model, pictures[:2], 1.0, result.replay, sigmas, C, C, pictures[:2], disable_pbar=True
+        )

@@ -1,15 +1,14 @@
-"""DDIMInversion and DDIMDemoPicture as nodes, on the shipped model and on pictures that it was not trained on."""
+"""DDIMInversion and DDIMDemoPicture as nodes, on the shipped model and on pictures that it was not trained
+on."""
 
 import asyncio
 import json
 
+import analytic
+import comfy.samplers
 import pytest
 import torch
-
-import comfy.samplers
 from comfy_extras import nodes_custom_sampler as core
-
-import analytic
 from conftest import ROOT
 from ddim_toolkit.demo import data, pictures
 from ddim_toolkit.host import inversion, schedule
@@ -45,13 +44,17 @@ def cook(shipped):
 def test_round_trip_on_the_shipped_model(shipped, cook, steps):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, steps, "linspace")
-    noise, numbers, replay, report = DDIMInversion.execute(model, positive, negative, 1.0, latent, sigmas, "exact", 0.0, 1e-5, 100, True).args
+    noise, numbers, replay, report = DDIMInversion.execute(
+        model, positive, negative, 1.0, latent, sigmas, "exact", 0.0, 1e-5, 100, True
+    ).args
     process_in = model.model.process_latent_in
     measured = float(report.split("round trip: RMSE ")[1].split()[0])
     assert measured <= BOUND[steps], report
     empty = {"samples": torch.zeros_like(latent["samples"])}
     for name in ("euler", "ddim") if steps < 50 else ("euler",):
-        back = advanced(model, positive, negative, 1.0, noise, comfy.samplers.sampler_object(name), sigmas, empty)
+        back = advanced(
+            model, positive, negative, 1.0, noise, comfy.samplers.sampler_object(name), sigmas, empty
+        )
         assert rmse(process_in(back), process_in(latent["samples"])) <= BOUND[steps], (name, report)
     assert 0.5 < numbers["samples"].std() < 2
 
@@ -64,7 +67,9 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
     captions = [encode(clip, name)[0] for name in pictures.NAMES]
     positive = [[torch.cat([tensor for tensor, _ in captions]), captions[0][1]]]
     sigmas, _ = schedule.stride_sigmas(model, 10, "linspace")
-    result = inversion.invert_latent(model, positive, encode(clip, ""), 1.0, {"samples": vae.encode(images).detach()}, sigmas, measure=True)
+    result = inversion.invert_latent(
+        model, positive, encode(clip, ""), 1.0, {"samples": vae.encode(images).detach()}, sigmas, measure=True
+    )
     assert result.round_trip < 1e-4
 
 
@@ -72,7 +77,9 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
 def test_noise_maps_on_the_shipped_model(shipped, cook, eta):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 10, "trailing")
-    noise, _, replay, report = DDIMInversion.execute(model, positive, negative, 3.0, latent, sigmas, "exact", eta, 1e-5, 40).args
+    noise, _, replay, report = DDIMInversion.execute(
+        model, positive, negative, 3.0, latent, sigmas, "exact", eta, 1e-5, 40
+    ).args
     back = advanced(model, positive, negative, 3.0, noise, replay, sigmas, latent)
     assert rmse(back, latent["samples"]) < 1e-5 and "10 model calls" in report
     other = advanced(model, encode(shipped[1], "purple heart"), negative, 3.0, noise, replay, sigmas, latent)
@@ -82,7 +89,9 @@ def test_noise_maps_on_the_shipped_model(shipped, cook, eta):
 def test_few_steps_at_high_guidance_stay_finite(shipped, cook):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 4, "trailing")
-    noise, numbers, _, report = DDIMInversion.execute(model, positive, negative, 8.0, latent, sigmas, "exact", 0.0, 1e-5, 6).args
+    noise, numbers, _, report = DDIMInversion.execute(
+        model, positive, negative, 8.0, latent, sigmas, "exact", 0.0, 1e-5, 6
+    ).args
     assert torch.isfinite(numbers["samples"]).all() and "not converged: step" in report
 
 
@@ -99,19 +108,45 @@ def test_unknown_demo_picture():
 
 
 def test_schema():
-    nodes = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in asyncio.run(DDIMToolkit().get_node_list())}
+    nodes = {
+        node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in asyncio.run(DDIMToolkit().get_node_list())
+    }
     schema = nodes["DDIMInversion"]
-    assert [i.id for i in schema.inputs][:10] == ["model", "positive", "negative", "cfg", "latent_image", "sigmas", "method", "eta", "tolerance", "max_iterations"]
+    assert [i.id for i in schema.inputs][:10] == [
+        "model",
+        "positive",
+        "negative",
+        "cfg",
+        "latent_image",
+        "sigmas",
+        "method",
+        "eta",
+        "tolerance",
+        "max_iterations",
+    ]
     assert [o.display_name for o in schema.outputs] == ["noise", "latent", "replay", "report"]
     for node in (schema, nodes["DDIMDemoPicture"]):
-        assert node.description and all(i.tooltip for i in node.inputs) and all(o.tooltip for o in node.outputs)
+        assert (
+            node.description and all(i.tooltip for i in node.inputs) and all(o.tooltip for o in node.outputs)
+        )
 
 
 def test_bad_input_is_named_before_work():
     model = analytic.model()
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     with pytest.raises(ValueError, match="sigmas"):
-        DDIMInversion.execute(model, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, latent, torch.tensor([]), "exact", 0.0, 1e-5, 40)
+        DDIMInversion.execute(
+            model,
+            analytic.CONDITIONING,
+            analytic.CONDITIONING,
+            1.0,
+            latent,
+            torch.tensor([]),
+            "exact",
+            0.0,
+            1e-5,
+            40,
+        )
 
 
 def test_example_names_pictures_and_nodes_that_exist():

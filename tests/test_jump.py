@@ -4,7 +4,6 @@ from math import isclose, sqrt
 
 import pytest
 import torch
-
 from ddim_toolkit.ddim.jump import VARIANCES, coefficients
 
 PAIRS = [(0.01, 0.2), (0.36, 0.64), (0.9, 0.99), (0.0047, 0.0048)]
@@ -65,7 +64,8 @@ def test_frames_agree(variance, bar_t, bar_s):
 
 
 def test_flow_posterior_where_the_design_gives_it():
-    """q(x_s | x_t, x_0) of a flow model by Bayes' rule; at sigma .8 -> .6 the old noise's share is not the host's."""
+    """q(x_s | x_t, x_0) of a flow model by Bayes' rule; at sigma .8 -> .6 the old noise's share is not the
+    host's."""
     alpha_t, sigma_t, alpha_s, sigma_s = 0.2, 0.8, 0.4, 0.6
     a, b, c = coefficients(alpha_t, sigma_t, alpha_s, sigma_s, 1.0)
     # q(x_s | x_t, x_0) from the product of N(x_s; alpha_s x0, sigma_s^2) and N(x_t; k x_s, forward variance).
@@ -92,10 +92,15 @@ def test_pure_noise_of_a_flow_model_is_a_valid_start():
     assert all(torch.tensor([a, b, c]).isfinite()) and isclose(a**2 + c**2, 0.81)
 
 
-@pytest.mark.parametrize("bad, words", [
-    (dict(eta=-0.1), "eta is -0.1"), (dict(eta=1.5), "eta is 1.5"), (dict(eta=float("nan")), "eta is nan"),
-    (dict(variance="huge"), "variance is 'huge'"),
-])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(eta=-0.1), "eta is -0.1"),
+        (dict(eta=1.5), "eta is 1.5"),
+        (dict(eta=float("nan")), "eta is nan"),
+        (dict(variance="huge"), "variance is 'huge'"),
+    ],
+)
 def test_bad_dials_are_named(bad, words):
     with pytest.raises(ValueError, match=words):
         coefficients(1.0, 2.0, 1.0, 1.0, **bad)

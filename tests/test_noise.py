@@ -1,4 +1,5 @@
-"""Noise of single pictures: the host's own at the start, independent of the batch, never shared by accident."""
+"""Noise of single pictures: the host's own at the start, independent of the batch, never shared by
+accident."""
 
 import comfy.nested_tensor
 import comfy.sample
@@ -25,7 +26,9 @@ def test_single_picture_is_the_host_own_noise(seed, shape):
 
 @pytest.mark.parametrize("shape", [(8, 4, 8, 8), (3, 16, 3, 4, 4)])
 def test_batch_is_the_host_own_noise(shape):
-    assert torch.equal(latent_noise({"samples": torch.zeros(shape)}, 11), comfy.sample.prepare_noise(torch.zeros(shape), 11))
+    assert torch.equal(
+        latent_noise({"samples": torch.zeros(shape)}, 11), comfy.sample.prepare_noise(torch.zeros(shape), 11)
+    )
 
 
 def test_batch_index_as_the_host():
@@ -35,7 +38,10 @@ def test_batch_index_as_the_host():
 
 def test_nested_picture_as_the_host():
     video_with_sound = comfy.nested_tensor.NestedTensor([torch.zeros(1, 4, 2, 8, 8), torch.zeros(1, 8, 50)])
-    ours, host = latent_noise({"samples": video_with_sound}, 7), comfy.sample.prepare_noise(video_with_sound, 7)
+    ours, host = (
+        latent_noise({"samples": video_with_sound}, 7),
+        comfy.sample.prepare_noise(video_with_sound, 7),
+    )
     assert all(torch.equal(a, b) for a, b in zip(ours.unbind(), host.unbind(), strict=True))
 
 
@@ -49,7 +55,9 @@ def test_a_picture_does_not_depend_on_its_batch(seed, shape, indices, stream):
 
 def test_nested_pictures_do_not_depend_on_their_batch():
     def draw(indices):
-        samples = comfy.nested_tensor.NestedTensor([torch.zeros(len(indices), 4, 5, 5), torch.zeros(len(indices), 3, 7)])
+        samples = comfy.nested_tensor.NestedTensor(
+            [torch.zeros(len(indices), 4, 5, 5), torch.zeros(len(indices), 3, 7)]
+        )
         return latent_noise({"samples": samples, "batch_index": indices}, 3).unbind()
 
     assert all(torch.equal(a[2:3], b) for a, b in zip(draw([0, 1, 2, 3]), draw([2]), strict=True))
@@ -57,7 +65,14 @@ def test_nested_pictures_do_not_depend_on_their_batch():
 
 def test_seeds_indices_and_streams_are_unrelated():
     """Neighbouring seeds, pictures and steps: 216 noises, no two alike, correlations those of chance."""
-    noises = torch.stack([image_noise(seed, index, (4, 16, 16), stream=stream).flatten() for seed in range(6) for index in range(6) for stream in range(6)])
+    noises = torch.stack(
+        [
+            image_noise(seed, index, (4, 16, 16), stream=stream).flatten()
+            for seed in range(6)
+            for index in range(6)
+            for stream in range(6)
+        ]
+    )
     correlation = torch.corrcoef(noises).fill_diagonal_(0).abs().max().item()
     assert correlation < 5.5 / noises.shape[1] ** 0.5  # 5.5 sigma; 23,220 pairs
     assert noises.mean().abs() < 0.01 and (noises.std() - 1).abs() < 0.01

@@ -29,11 +29,17 @@ def folders(tmp_path, monkeypatch):
 
 
 def saved(shape=(2, 4, 8, 8), seed=5, **more):
-    return DDIMSaveNoise.execute(Noise_RandomNoise(seed), {"samples": torch.zeros(shape)}, "noise/DDIM", **more).args[0]
+    return DDIMSaveNoise.execute(
+        Noise_RandomNoise(seed), {"samples": torch.zeros(shape)}, "noise/DDIM", **more
+    ).args[0]
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 2**64 - 1), st.sampled_from([(1, 4, 3, 5), (3, 4, 8, 8), (2, 16, 2, 3, 3)]), st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@given(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([(1, 4, 3, 5), (3, 4, 8, 8), (2, 16, 2, 3, 3)]),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
 def test_round_trip_is_bit_exact(folders, seed, shape, dtype):
     latent = {"samples": torch.zeros(shape, dtype=dtype)}
     noise = Noise_RandomNoise(seed)
@@ -47,14 +53,31 @@ def test_round_trip_is_bit_exact(folders, seed, shape, dtype):
 def test_recipe_batch_and_nested(folders):
     samples = latents.nest([torch.zeros(2, 4, 2, 8, 8), torch.zeros(2, 8, 5)])
     latent = {"samples": samples, "batch_index": [3, 1]}
-    noise = HeldNoise((torch.randn(2, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2, 8, 5)), (3, 1), 9)
-    result = DDIMSaveNoise.execute(noise, latent, "a", sigmas=torch.tensor([14.5, 1.5, 0.0]), prompt="red heart")
+    noise = HeldNoise(
+        (torch.randn(2, 4, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.ones(2, 8, 5)),
+        (3, 1),
+        9,
+    )
+    result = DDIMSaveNoise.execute(
+        noise, latent, "a", sigmas=torch.tensor([14.5, 1.5, 0.0]), prompt="red heart"
+    )
     loaded, fits, text = DDIMLoadNoise.execute(result.args[0]).args
-    assert result.args[0] == "a_00001_.safetensors [output]" and result.ui["noise"][0]["filename"] == "a_00001_.safetensors"
-    assert all(torch.equal(a, b) for a, b in zip(loaded.generate_noise(latent).unbind(), noise.parts, strict=True))
+    assert (
+        result.args[0] == "a_00001_.safetensors [output]"
+        and result.ui["noise"][0]["filename"] == "a_00001_.safetensors"
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.generate_noise(latent).unbind(), noise.parts, strict=True)
+    )
     assert fits["batch_index"] == [3, 1] and fits["samples"].is_nested
     recipe = json.loads(text)
-    assert recipe == {"version": noise_files.pack_version(), "seed": 9, "sigmas": [14.5, 1.5, 0.0], "prompt": "red heart", "batch_index": [3, 1]}
+    assert recipe == {
+        "version": noise_files.pack_version(),
+        "seed": 9,
+        "sigmas": [14.5, 1.5, 0.0],
+        "prompt": "red heart",
+        "batch_index": [3, 1],
+    }
 
 
 def test_the_workflow_and_the_model_name_lie_in_the_header(folders):
@@ -65,20 +88,36 @@ def test_the_workflow_and_the_model_name_lie_in_the_header(folders):
         "4": {"class_type": "DDIMDemoModel", "inputs": {}},
         "5": {"class_type": "DDIMSaveNoise", "inputs": {"model": ["4", 0]}},
     }
-    names = [noise_files.model_name(io.HiddenHolder(key, graph, {}, None, None, None), SimpleNamespace(model=torch.nn.Identity())) for key in ("3", "5", "gone")]
+    names = [
+        noise_files.model_name(
+            io.HiddenHolder(key, graph, {}, None, None, None), SimpleNamespace(model=torch.nn.Identity())
+        )
+        for key in ("3", "5", "gone")
+    ]
     assert names == ["sd/dream.safetensors", "DDIMDemoModel", "Identity"]
     header = noise_files.workflow(io.HiddenHolder("3", graph, {"workflow": {"nodes": []}}, None, None, None))
     noise_files.save({"samples": torch.zeros(1, 4, 8, 8)}, {"seed": 0}, "a", header)
     with safe_open(folders / "output" / "a_00001_.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["prompt"]) == graph and json.loads(file.metadata()["workflow"]) == {"nodes": []}
+        assert json.loads(file.metadata()["prompt"]) == graph and json.loads(file.metadata()["workflow"]) == {
+            "nodes": []
+        }
 
 
 def test_files_are_numbered_and_listed(folders):
     first, second = saved(), saved()
-    assert (first, second) == ("noise/DDIM_00001_.safetensors [output]", "noise/DDIM_00002_.safetensors [output]")
-    (folders / "input" / "mine.safetensors").write_bytes((folders / "output" / "noise" / "DDIM_00001_.safetensors").read_bytes())
+    assert (first, second) == (
+        "noise/DDIM_00001_.safetensors [output]",
+        "noise/DDIM_00002_.safetensors [output]",
+    )
+    (folders / "input" / "mine.safetensors").write_bytes(
+        (folders / "output" / "noise" / "DDIM_00001_.safetensors").read_bytes()
+    )
     assert DDIMLoadNoise.define_schema().inputs[0].options == ["mine.safetensors", first, second]
-    assert DDIMLoadNoise.execute("mine.safetensors").args[0].seed == DDIMLoadNoise.execute("mine.safetensors [input]").args[0].seed == 5
+    assert (
+        DDIMLoadNoise.execute("mine.safetensors").args[0].seed
+        == DDIMLoadNoise.execute("mine.safetensors [input]").args[0].seed
+        == 5
+    )
     assert not list(folders.rglob("*.part"))
 
 
@@ -93,7 +132,9 @@ def test_a_changed_file_is_read_again(folders):
 
 def test_wrong_shape_is_said_when_the_noise_is_used(folders):
     noise = DDIMLoadNoise.execute(saved()).args[0]
-    with pytest.raises(ValueError, match=r"noise of noise/DDIM_00001_.*shape 4x8x8, but the latent asks for 4x16x16"):
+    with pytest.raises(
+        ValueError, match=r"noise of noise/DDIM_00001_.*shape 4x8x8, but the latent asks for 4x16x16"
+    ):
         noise.generate_noise({"samples": torch.zeros(2, 4, 16, 16)})
 
 
@@ -104,15 +145,27 @@ def test_no_file_outside_the_output_folder(folders, prefix):
     assert not list(folders.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "../secret.safetensors [output]", "a/../../secret.safetensors", "x.safetensors [temp]", "link.safetensors", "a\0b", "", "missing.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.safetensors",
+        "../secret.safetensors [output]",
+        "a/../../secret.safetensors",
+        "x.safetensors [temp]",
+        "link.safetensors",
+        "a\0b",
+        "",
+        "missing.safetensors",
+    ],
+)
 def test_no_file_from_outside_the_folders(folders, name):
     for place in ("secret.safetensors", "temp/x.safetensors"):
         save_file({"noise.0": torch.zeros(1, 4, 8, 8)}, folders / place, {"ddim_toolkit_noise": "1"})
     (folders / "input" / "link.safetensors").symlink_to(folders / "secret.safetensors")
-    for name in (name, str(folders / "secret.safetensors")):
+    for wanted in (name, str(folders / "secret.safetensors")):
         with pytest.raises(ValueError, match="^file: "):
-            DDIMLoadNoise.execute(name)
-        assert DDIMLoadNoise.validate_inputs(name).startswith("file: ")
+            DDIMLoadNoise.execute(wanted)
+        assert DDIMLoadNoise.validate_inputs(wanted).startswith("file: ")
 
 
 def rewritten(data, **changes):
@@ -191,8 +244,22 @@ def test_foreign_files_are_refused(folders, tensors):
         DDIMLoadNoise.execute("other.safetensors")
 
 
-@pytest.mark.parametrize("tensors", [{}, {"noise.1": torch.zeros(1, 4)}, {"noise.0": torch.zeros(1, 4, dtype=torch.int32)}, {"noise.0": torch.zeros(2, 4)}, {"noise.0": torch.zeros(1)}, {"noise.0": torch.full((1, 4), torch.nan)}])
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"noise.1": torch.zeros(1, 4)},
+        {"noise.0": torch.zeros(1, 4, dtype=torch.int32)},
+        {"noise.0": torch.zeros(2, 4)},
+        {"noise.0": torch.zeros(1)},
+        {"noise.0": torch.full((1, 4), torch.nan)},
+    ],
+)
 def test_marked_files_with_other_tensors_are_refused(folders, tensors):
-    save_file(tensors, folders / "input" / "other.safetensors", {"ddim_toolkit_noise": "1", "recipe": '{"seed": 0, "batch_index": [0]}'})
+    save_file(
+        tensors,
+        folders / "input" / "other.safetensors",
+        {"ddim_toolkit_noise": "1", "recipe": '{"seed": 0, "batch_index": [0]}'},
+    )
     with pytest.raises(ValueError, match="other.safetensors"):
         DDIMLoadNoise.execute("other.safetensors")

@@ -3,14 +3,20 @@
 import pickle
 
 import comfy.nested_tensor
-import nodes as host
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import Noise_EmptyNoise, Noise_RandomNoise
 from ddim_toolkit.ddim import spherical
 from ddim_toolkit.host import latents
 from ddim_toolkit.host.noise import HeldNoise
-from ddim_toolkit.nodes.noise import DDIMLatentFromNoise, DDIMNoiseArithmetic, DDIMNoiseFromLatent, DDIMNoiseInterpolation
+from ddim_toolkit.nodes.noise import (
+    DDIMLatentFromNoise,
+    DDIMNoiseArithmetic,
+    DDIMNoiseFromLatent,
+    DDIMNoiseInterpolation,
+)
+
+import nodes as host
 
 A, B, C, D = (Noise_RandomNoise(seed) for seed in (1, 2, 3, 4))
 
@@ -33,7 +39,9 @@ def test_ends_and_norms(shape, mode):
     noise, latent = interpolate(A, B, empty(*shape), 12, mode)
     assert latent["samples"].shape == (shape[0] * 12, *shape[1:])
     frames = drawn(noise, latent).unflatten(0, (shape[0], 12))
-    assert torch.equal(frames[:, 0], drawn(A, empty(*shape))) and torch.equal(frames[:, -1], drawn(B, empty(*shape)))
+    assert torch.equal(frames[:, 0], drawn(A, empty(*shape))) and torch.equal(
+        frames[:, -1], drawn(B, empty(*shape))
+    )
     radius = frames[0, 0].numel() ** 0.5
     norms = frames.flatten(2).norm(dim=2) / radius
     ends = norms[:, [0, -1]]
@@ -94,19 +102,25 @@ def test_pictures_of_a_batch_keep_their_index():
     picture = host.LatentFromBatch().frombatch(empty(8, 4, 8, 8), 5, 1)[0]
     noise, latent = interpolate(A, B, picture, 3, "slerp")
     whole = empty(8, 4, 8, 8)
-    assert torch.equal(drawn(noise, latent)[0], drawn(A, whole)[5]) and torch.equal(drawn(noise, latent)[2], drawn(B, whole)[5])
+    assert torch.equal(drawn(noise, latent)[0], drawn(A, whole)[5]) and torch.equal(
+        drawn(noise, latent)[2], drawn(B, whole)[5]
+    )
 
 
 def test_mask_and_nested_latents_follow():
     latent = empty(2, 4, 8, 8) | {"noise_mask": torch.arange(2.0).reshape(2, 1, 1, 1).expand(2, 1, 64, 64)}
     _, frames = interpolate(A, B, latent, 3, "slerp")
     assert frames["noise_mask"][:, 0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1]
-    nested = {"samples": comfy.nested_tensor.NestedTensor([torch.zeros(1, 4, 2, 8, 8), torch.zeros(1, 8, 50)])}
+    nested = {
+        "samples": comfy.nested_tensor.NestedTensor([torch.zeros(1, 4, 2, 8, 8), torch.zeros(1, 8, 50)])
+    }
     noise, frames = interpolate(A, B, nested, 3, "slerp")
     for part, first in zip(drawn(noise, frames).unbind(), drawn(A, nested).unbind(), strict=True):
         assert part.shape == (3, *first.shape[1:]) and torch.equal(part[:1], first)
     summed = DDIMNoiseArithmetic.execute(A, B, C, 0.5).args[0]
-    assert [part.shape for part in drawn(summed, nested).unbind()] == [part.shape for part in nested["samples"].unbind()]
+    assert [part.shape for part in drawn(summed, nested).unbind()] == [
+        part.shape for part in nested["samples"].unbind()
+    ]
 
 
 def test_noise_is_lazy_about_shape_and_dtype():
@@ -147,18 +161,26 @@ def test_latent_and_back_is_exact():
 def test_values_pickle():
     latent = empty(1, 4, 8, 8)
     held = DDIMNoiseFromLatent.execute(DDIMLatentFromNoise.execute(A, latent).args[0], "keep").args[0]
-    morph, frames = interpolate(held, DDIMNoiseArithmetic.execute(held, held, held, 1.0).args[0], latent, 3, "slerp")
+    morph, frames = interpolate(
+        held, DDIMNoiseArithmetic.execute(held, held, held, 1.0).args[0], latent, 3, "slerp"
+    )
     again = pickle.loads(pickle.dumps(morph))
     assert torch.equal(drawn(again, frames), drawn(morph, frames)) and again.seed == morph.seed
 
 
 def test_held_noise_follows_the_batch():
-    held = HeldNoise.of(latents.empty(empty(1, 4, 8, 8), [2, 3, 4]) | {"samples": drawn(A, empty(3, 4, 8, 8))})
+    held = HeldNoise.of(
+        latents.empty(empty(1, 4, 8, 8), [2, 3, 4]) | {"samples": drawn(A, empty(3, 4, 8, 8))}
+    )
     assert torch.equal(drawn(held, latents.empty(empty(1, 4, 8, 8), [4, 2])), held.parts[0][[2, 0]])
     one = HeldNoise.of({"samples": drawn(A, empty(1, 4, 8, 8))})
     assert torch.equal(drawn(one, empty(3, 4, 8, 8)), one.parts[0].repeat(3, 1, 1, 1))
-    joined = HeldNoise.of({"samples": drawn(A, empty(2, 4, 8, 8)), "batch_index": [0, 0]})  # as LatentBatch numbers two pictures
-    morph, frames = interpolate(joined, B, {"samples": torch.zeros(2, 4, 8, 8), "batch_index": [0, 0]}, 2, "slerp")
+    joined = HeldNoise.of(
+        {"samples": drawn(A, empty(2, 4, 8, 8)), "batch_index": [0, 0]}
+    )  # as LatentBatch numbers two pictures
+    morph, frames = interpolate(
+        joined, B, {"samples": torch.zeros(2, 4, 8, 8), "batch_index": [0, 0]}, 2, "slerp"
+    )
     assert torch.equal(drawn(morph, frames)[[0, 2]], joined.parts[0])
 
 
@@ -171,11 +193,19 @@ def test_wrong_uses_are_named():
         "shape 4x8x8, but the latent asks for 4x16x8": lambda: drawn(held, empty(2, 4, 16, 8)),
         "the latent asks for 4x16x8": lambda: drawn(wrong_shape, empty(2, 4, 16, 8)),
         r"holds the pictures \[0, 1\]": lambda: drawn(held, empty(3, 4, 8, 8)),
-        "asks for picture 3, but the interpolation has the pictures 0 to 2": lambda: drawn(morph, empty(4, 4, 8, 8)),
+        "asks for picture 3, but the interpolation has the pictures 0 to 2": lambda: drawn(
+            morph, empty(4, 4, 8, 8)
+        ),
         "latent_image: it holds NaN": lambda: DDIMNoiseFromLatent.execute(nan, "keep"),
-        "latent_image: a picture is all zeros": lambda: DDIMNoiseFromLatent.execute(empty(1, 4, 8, 8), "unit variance"),
-        "needs both of its lower corners": lambda: interpolate(A, B, empty(1, 4, 8, 8), 3, "slerp", noise_c=C),
-        "variation has no grid": lambda: interpolate(A, B, empty(1, 4, 8, 8), 3, "variation", noise_c=C, noise_d=D),
+        "latent_image: a picture is all zeros": lambda: DDIMNoiseFromLatent.execute(
+            empty(1, 4, 8, 8), "unit variance"
+        ),
+        "needs both of its lower corners": lambda: interpolate(
+            A, B, empty(1, 4, 8, 8), 3, "slerp", noise_c=C
+        ),
+        "variation has no grid": lambda: interpolate(
+            A, B, empty(1, 4, 8, 8), 3, "variation", noise_c=C, noise_d=D
+        ),
         "mode: 'cubic' is unknown": lambda: interpolate(A, B, empty(1, 4, 8, 8), 3, "cubic"),
     }.items():
         with pytest.raises(ValueError, match=words):
@@ -192,7 +222,10 @@ def test_noise_of_another_pack_is_checked():
         def generate_noise(self, latent):
             return self.noise
 
-    for noise, words in ((torch.full((1, 4, 8, 8), torch.inf), "plus: its noise holds NaN or infinite"), (torch.zeros(1, 4, 9, 8), "plus: it gives noise of shape 1x4x9x8")):
+    for noise, words in (
+        (torch.full((1, 4, 8, 8), torch.inf), "plus: its noise holds NaN or infinite"),
+        (torch.zeros(1, 4, 9, 8), "plus: it gives noise of shape 1x4x9x8"),
+    ):
         with pytest.raises(ValueError, match=words):
             drawn(DDIMNoiseArithmetic.execute(A, Foreign(noise), B, 1.0).args[0], empty(1, 4, 8, 8))
 
@@ -213,7 +246,9 @@ def test_noise_that_looks_at_the_picture():
     picture = {"samples": torch.linspace(-1, 1, 2 * 4 * 8 * 8).reshape(2, 4, 8, 8)}
     noise, latent = interpolate(AddedTo(A), AddedTo(B), picture, 3, "slerp")
     frames = drawn(noise, latent)
-    assert torch.equal(frames[[0, 3]], drawn(AddedTo(A), picture)) and torch.equal(frames[[2, 5]], drawn(AddedTo(B), picture))
+    assert torch.equal(frames[[0, 3]], drawn(AddedTo(A), picture)) and torch.equal(
+        frames[[2, 5]], drawn(AddedTo(B), picture)
+    )
     alone = host.LatentFromBatch().frombatch(latent, 4, 1)[0]
     assert torch.equal(drawn(noise, alone), frames[4:5])
     as_latent = DDIMLatentFromNoise.execute(AddedTo(A), picture).args[0]

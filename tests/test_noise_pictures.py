@@ -1,4 +1,5 @@
-"""What handled noise does to pictures, rendered with the shipped model; without a caption, where noise decides everything, or with a short one."""
+"""What handled noise does to pictures, rendered with the shipped model; without a caption, where noise
+decides everything, or with a short one."""
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMNoiseInterpolation, DDIMSaveNoise
 from ddim_toolkit.nodes.sampling import DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
+
 from nodes import LatentFromBatch
 
 EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}
@@ -23,13 +25,17 @@ def render(shipped):
         guider = BasicGuider.execute(model, clip.encode_from_tokens_scheduled(clip.tokenize(caption))).args[0]
         sampler = DDIMSampler.execute(eta, "posterior", 1, "none", "cpu", 0).args[0]
         sigmas = DDIMStrideScheduler.execute(model, 6, "trailing", 1.0).args[0]
-        return vae.decode(SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"])
+        return vae.decode(
+            SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
+        )
 
     return draw
 
 
 def morph(first, last, mode="slerp", frames=FRAMES, **more):
-    return DDIMNoiseInterpolation.execute(Noise_RandomNoise(first), Noise_RandomNoise(last), EMPTY, frames, mode, **more).args
+    return DDIMNoiseInterpolation.execute(
+        Noise_RandomNoise(first), Noise_RandomNoise(last), EMPTY, frames, mode, **more
+    ).args
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +51,11 @@ def changes(frames):
 
 @pytest.mark.parametrize("caption", ["cat", "food"])
 def test_a_morph_is_smooth(render, caption):
-    """The largest change between neighbours against that from end to end; two seeds can happen to draw related pictures, so three pairs.
+    """The largest change between neighbours against that from end to end; two seeds can happen to draw
+    related pictures, so three pairs.
 
-    Captions whose pictures blend into each other. Where they are things apart (a woman's face, a woman at work), the film is
-    as sudden at the border between them as the model is sharp.
+    Captions whose pictures blend into each other. Where they are things apart (a woman's face, a woman at
+    work), the film is as sudden at the border between them as the model is sharp.
     """
     films = [render(*morph(first, first + 1), caption=caption) for first in (1, 3, 5)]
     largest = sorted((steps.max() / whole).item() for steps, whole in map(changes, films))
@@ -74,7 +81,9 @@ def test_one_frame_rendered_alone_is_the_same_picture(render, slerp_frames):
 
 def test_near_variations_stay_nearer(render, slerp_frames):
     def distance(strength):
-        return (render(*morph(1, 3, "variation", 2, strength=strength)) - slerp_frames[0]).square().mean().sqrt()
+        return (
+            (render(*morph(1, 3, "variation", 2, strength=strength)) - slerp_frames[0]).square().mean().sqrt()
+        )
 
     assert distance(0.05) < distance(1.0) / 3
 
@@ -87,17 +96,24 @@ def test_saved_noise_draws_the_same_picture(render, slerp_frames, tmp_path, monk
 
 @torch.inference_mode()
 def test_a_morph_between_two_real_pictures_ends_at_them(shipped):
-    """Each picture inverted under the empty prompt; the film starts and stops at what the autoencoder makes of them."""
+    """Each picture inverted under the empty prompt; the film starts and stops at what the autoencoder makes
+    of them."""
     model, clip, vae = shipped
     empty_prompt = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     sigmas = DDIMStrideScheduler.execute(model, 10, "linspace", 1.0).args[0]
     noises, encoded = [], []
     for name in ("tiger", "rooster"):
         encoded.append({"samples": vae.encode(pictures.load(name))})
-        noises.append(DDIMInversion.execute(model, empty_prompt, empty_prompt, 1.0, encoded[-1], sigmas, "exact", 0.0, 1e-4, 40).args[0])
+        noises.append(
+            DDIMInversion.execute(
+                model, empty_prompt, empty_prompt, 1.0, encoded[-1], sigmas, "exact", 0.0, 1e-4, 40
+            ).args[0]
+        )
     noise, latent = DDIMNoiseInterpolation.execute(*noises, EMPTY, 3, "slerp").args
     sampler = DDIMSampler.execute(0.0, "posterior", 1, "none", "cpu", 0).args[0]
-    film = SamplerCustomAdvanced.execute(noise, BasicGuider.execute(model, empty_prompt).args[0], sampler, sigmas, latent).args[0]["samples"]
+    film = SamplerCustomAdvanced.execute(
+        noise, BasicGuider.execute(model, empty_prompt).args[0], sampler, sigmas, latent
+    ).args[0]["samples"]
     for end, picture in ((film[:1], encoded[0]), (film[-1:], encoded[1])):
         assert (vae.decode(end) - vae.decode(picture["samples"])).square().mean().sqrt() < 0.03
     assert torch.isfinite(film).all()

@@ -21,7 +21,9 @@ def gaussian(seed, shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-pairs = st.builds(lambda seed, shape: (gaussian(seed, shape), gaussian(seed + 1, shape)), st.integers(0, 10**6), shapes)
+pairs = st.builds(
+    lambda seed, shape: (gaussian(seed, shape), gaussian(seed + 1, shape)), st.integers(0, 10**6), shapes
+)
 
 
 @small
@@ -31,7 +33,9 @@ def test_slerp_is_the_paper_formula_for_equal_norms(pair, w):
     b = pair[1].double().numpy() * numpy.linalg.norm(a) / numpy.linalg.norm(pair[1].double().numpy())
     theta = numpy.arccos(numpy.clip((a * b).sum() / (numpy.linalg.norm(a) * numpy.linalg.norm(b)), -1, 1))
     paper = numpy.sin((1 - w) * theta) / numpy.sin(theta) * a + numpy.sin(w * theta) / numpy.sin(theta) * b
-    assert numpy.allclose(spherical.slerp(torch.from_numpy(a), torch.from_numpy(b), w).numpy(), paper, atol=1e-6)
+    assert numpy.allclose(
+        spherical.slerp(torch.from_numpy(a), torch.from_numpy(b), w).numpy(), paper, atol=1e-6
+    )
 
 
 @small
@@ -54,7 +58,9 @@ def test_slerp_of_slerps_lies_on_the_same_arc(pair, start, end, w):
 @pytest.mark.parametrize("between", [spherical.slerp, spherical.lerp])
 def test_ends_and_corners_are_bit_identical(between):
     corners = [gaussian(k, (4, 8, 8)) for k in range(4)]
-    assert torch.equal(between(*corners[:2], 0), corners[0]) and torch.equal(between(*corners[:2], 1), corners[1])
+    assert torch.equal(between(*corners[:2], 0), corners[0]) and torch.equal(
+        between(*corners[:2], 1), corners[1]
+    )
     for corner, (x, y) in zip(corners, [(0, 0), (1, 0), (0, 1), (1, 1)], strict=True):
         assert torch.equal(spherical.grid(*corners, x, y, between), corner)
 
@@ -145,4 +151,12 @@ def test_weights(frames, easing):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtype_is_kept(dtype):
     a, b = gaussian(0, (4, 8, 8)).to(dtype), gaussian(1, (4, 8, 8)).to(dtype)
-    assert {f.dtype for f in (spherical.slerp(a, b, 0.5), spherical.lerp(a, b, 0.5), spherical.turn(a, b, 1.0), spherical.shift(a, b, a, 0.5))} == {dtype}
+    assert {
+        f.dtype
+        for f in (
+            spherical.slerp(a, b, 0.5),
+            spherical.lerp(a, b, 0.5),
+            spherical.turn(a, b, 1.0),
+            spherical.shift(a, b, a, 0.5),
+        )
+    } == {dtype}

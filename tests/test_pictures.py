@@ -24,7 +24,12 @@ def test_marks_stand_where_the_timesteps_are():
     model = analytic.model()
     sigmas = schedule.custom_sigmas(model, "999, 500, 0")
     image = plot.schedules([("mine", sigmas.tolist())], model_sampling(model))
-    assert image.shape == (1, plot.HEIGHT, plot.WIDTH, 3) and image.dtype == torch.float32 and 0 <= image.min() and image.max() <= 1
+    assert (
+        image.shape == (1, plot.HEIGHT, plot.WIDTH, 3)
+        and image.dtype == torch.float32
+        and 0 <= image.min()
+        and image.max() <= 1
+    )
     columns = colour_columns(image, plot.COLOURS[0])
     left, right = 96, plot.WIDTH - 40
     for place in (0.0, 499 / 999, 1.0):
@@ -39,7 +44,9 @@ def test_plot_node_shows_one_to_four(tmp_path, monkeypatch):
     given = [torch.tensor([10.0, 3.0, 1.0, 0.2 * k, 0.0]) for k in (1, 2, 3, 4)]
     for count in (1, 2, 3, 4):
         result = DDIMSchedulePlot.execute(*given[:count])
-        assert all((result.args[0] - plot_colour(k)).abs().amax(-1).lt(0.02).any() == (k < count) for k in range(4))
+        assert all(
+            (result.args[0] - plot_colour(k)).abs().amax(-1).lt(0.02).any() == (k < count) for k in range(4)
+        )
         assert result.ui.as_dict()["images"]
     with pytest.raises(ValueError, match="sigmas_b"):
         DDIMSchedulePlot.execute(given[0], torch.tensor([1.0, 2.0]))
@@ -64,7 +71,14 @@ def test_film_strip_ends_in_the_picture_that_the_sampler_makes(kind):
     assert torch.equal(latent["samples"], expected)
     torch.testing.assert_close(strip["samples"][-1:], expected)
     own = torch.tensor([0.9, 0.4, 0.0])
-    assert len(DDIMTrajectory.execute(model, 3, 6, 1.0, 0.0, "trailing", c, c, LATENT, 1.0, own).args[0]["samples"]) == 2
+    assert (
+        len(
+            DDIMTrajectory.execute(model, 3, 6, 1.0, 0.0, "trailing", c, c, LATENT, 1.0, own).args[0][
+                "samples"
+            ]
+        )
+        == 2
+    )
 
 
 def test_table_holds_the_textbook_jump():
@@ -74,10 +88,14 @@ def test_table_holds_the_textbook_jump():
     lines = trajectory.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]).splitlines()
     first = [float(word) for word in lines[1].split()]
     assert first[3:] == pytest.approx([0.36, levels[0], 0.75, 0.35, 0.0, 1.0], abs=1e-5)
-    assert lines[2].split()[2] == "end" and [float(word) for word in lines[2].split()[5:]] == pytest.approx([0.0, 1.0, 0.0, 0.5])
+    assert lines[2].split()[2] == "end" and [float(word) for word in lines[2].split()[5:]] == pytest.approx(
+        [0.0, 1.0, 0.0, 0.5]
+    )
 
 
 def test_table_of_a_flow_model_is_in_its_own_frame():
     sampling = model_sampling(analytic.model(ModelType.FLOW))
-    first = trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]).splitlines()[1].split()
+    first = (
+        trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]).splitlines()[1].split()
+    )
     assert [float(word) for word in first[3:]] == pytest.approx([0.04, 0.8, 0.5, 0.5, 0.0, 1.0], abs=1e-5)

@@ -17,7 +17,8 @@ from ddim_toolkit.runner.comfyui import ComfyUI, RunError, this_pack_alone
 from ddim_toolkit.runner.server import Server
 from safetensors.torch import load
 
-# (prompt, steps of the run that is cancelled, model calls after which it is): far from its end, wherever the machine is quick.
+# (prompt, steps of the run that is cancelled, model calls after which it is): far from its end, wherever the
+# machine is quick.
 STAGES = {
     "DDIMKSampler": (graphs.ksampler, 1000, 5),
     "SamplerCustomAdvanced": (graphs.advanced, 1000, 5),
@@ -34,7 +35,8 @@ MEGABYTE = 2**20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """With previews, as on the page; memory that it frees goes back to the system at once, where its C library is glibc."""
+    """With previews, as on the page; memory that it frees goes back to the system at once, where its C
+    library is glibc."""
     comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
     arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb"]
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +59,11 @@ def drawn(server, graph):
 def latents(server, entry):
     [cached] = [data["nodes"] for event, data in entry["status"]["messages"] if event == "execution_cached"]
     assert "work" not in cached
-    found = {key: load(server.image(output["latents"][0]))["latent_tensor"] for key, output in entry["outputs"].items() if "latents" in output}
+    found = {
+        key: load(server.image(output["latents"][0]))["latent_tensor"]
+        for key, output in entry["outputs"].items()
+        if "latents" in output
+    }
     assert found and all(latent.isfinite().all() and latent.std() > 0 for latent in found.values())
     return found
 
@@ -67,11 +73,14 @@ def same(one, other):
 
 
 def post(server, path, **body):
-    urllib.request.urlopen(urllib.request.Request(server.url + path, json.dumps(body).encode()), timeout=60).close()
+    urllib.request.urlopen(
+        urllib.request.Request(server.url + path, json.dumps(body).encode()), timeout=60
+    ).close()
 
 
 def during(server, graph, calls, act):
-    """Queue a prompt, and act() once its node "work" has made so many model calls: (what act gives, the prompt's history entry).
+    """Queue a prompt, and act() once its node "work" has made so many model calls: (what act gives, the
+    prompt's history entry).
 
     Raises what the queue raises.
     """
@@ -102,7 +111,11 @@ def cancel(server, graph, calls):
     with pytest.raises(RunError, match=rf"^Interrupted in {kind}\.$"):
         during(server, graph, calls, lambda: post(server, "/interrupt"))
     entry = next(reversed(server.get("/history?max_items=1").values()))
-    assert [event for event, _ in entry["status"]["messages"]] == ["execution_start", "execution_cached", "execution_interrupted"]
+    assert [event for event, _ in entry["status"]["messages"]] == [
+        "execution_start",
+        "execution_cached",
+        "execution_interrupted",
+    ]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -147,21 +160,30 @@ def test_a_cancel_leaves_the_prompt_behind_it_alone(server):
 
 
 def level(server):
-    """Megabytes of memory, files apart, that the server's process holds once it has dropped models, cached outputs and history and collected garbage."""
+    """Megabytes of memory, files apart, that the server's process holds once it has dropped models, cached
+    outputs and history and collected garbage."""
     post(server, "/free", unload_models=True, free_memory=True)
     for size in (64, 72):  # it does so before or after the first of these, which keep nothing
         graph = graphs.GraphBuilder(prefix="")
-        graph.node("PreviewAny", source=graph.node("EmptyLatentImage", width=size, height=size, batch_size=1).out(0))
+        graph.node(
+            "PreviewAny", source=graph.node("EmptyLatentImage", width=size, height=size, batch_size=1).out(0)
+        )
         queue(server, graph)
     post(server, "/history", clear=True)
     memory = psutil.Process(server.process.pid).memory_info()
-    return (memory.rss - getattr(memory, "shared", 0)) / MEGABYTE  # what is mapped from files depends on who else reads them
+    return (
+        memory.rss - getattr(memory, "shared", 0)
+    ) / MEGABYTE  # what is mapped from files depends on who else reads them
 
 
 def small_prompt(number):
     """One of four kinds, each with a seed of its own. The noises are of a megabyte each."""
-    kinds = (lambda seed: graphs.ksampler(seed, 2), lambda seed: graphs.advanced(seed, 2), lambda seed: graphs.noise_maps(seed, 2),
-             lambda seed: graphs.noises(seed, size=256, batch=16))
+    kinds = (
+        lambda seed: graphs.ksampler(seed, 2),
+        lambda seed: graphs.advanced(seed, 2),
+        lambda seed: graphs.noise_maps(seed, 2),
+        lambda seed: graphs.noises(seed, size=256, batch=16),
+    )
     return kinds[number % len(kinds)](number)
 
 

@@ -14,7 +14,14 @@ except ImportError:  # Python 3.10, where pytest brings the same under its older
     import tomli as tomllib
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "demo").glob("*.md"), *(ROOT / "js" / "docs").glob("*.md")])
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "demo").glob("*.md"),
+        *(ROOT / "js" / "docs").glob("*.md"),
+    ]
+)
 
 
 def test_the_registry_takes_the_metadata():
@@ -40,13 +47,22 @@ def test_the_publish_workflow_writes_addresses_that_parse(tmp_path):
     text = (ROOT / ".github" / "workflows" / "publish.yml").read_text(encoding="utf-8")
     step = re.search(r"<<'END'\n(.*?)\n +END\n", text, re.DOTALL)[1]
     step = "\n".join(line[10:] for line in step.splitlines())
-    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8")
-    subprocess.run([sys.executable, "-c", step], cwd=tmp_path, env={"GITHUB_REPOSITORY": "somebody/ddim-toolkit", "GITHUB_SHA": "0a"}, check=True)
+    (tmp_path / "pyproject.toml").write_text(
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    subprocess.run(
+        [sys.executable, "-c", step],
+        cwd=tmp_path,
+        env={"GITHUB_REPOSITORY": "somebody/ddim-toolkit", "GITHUB_SHA": "0a"},
+        check=True,
+    )
     written = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))
     assert written["project"]["urls"]["Repository"] == "https://github.com/somebody/ddim-toolkit"
     for key, name in (("Icon", "icon"), ("Banner", "banner")):
         address = written["tool"]["comfy"].pop(key)
-        assert (ROOT / address.partition("/0a/")[2]).name == f"{name}.png" and (ROOT / address.partition("/0a/")[2]).is_file()
+        assert (ROOT / address.partition("/0a/")[2]).name == f"{name}.png" and (
+            ROOT / address.partition("/0a/")[2]
+        ).is_file()
     del written["project"]["urls"]
     assert written == PROJECT
 

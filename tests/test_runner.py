@@ -37,7 +37,9 @@ def test_steps_are_done_once(steps, tmp_path):
     assert done == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize("trouble, said", [(OSError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")])
+@pytest.mark.parametrize(
+    "trouble, said", [(OSError("disk full"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
 def test_goes_on_where_it_stopped(steps, tmp_path, trouble, said):
     steps, done = steps
 
@@ -123,9 +125,16 @@ def test_the_link_follows_the_checkout(tmp_path):
 
 INFO = {
     "Source": {"input": {}, "output": ["LATENT"]},
-    "Work": {"input": {"required": {"latent": ["LATENT", {}], "seed": ["INT", {}], "mode": [["a", "b"], {}]},
-                       "optional": {"noise_seed": ["INT", {"control_after_generate": False}], "from_outside": ["INT", {"forceInput": True}],
-                                    "points": ["STRING", {}]}}},
+    "Work": {
+        "input": {
+            "required": {"latent": ["LATENT", {}], "seed": ["INT", {}], "mode": [["a", "b"], {}]},
+            "optional": {
+                "noise_seed": ["INT", {"control_after_generate": False}],
+                "from_outside": ["INT", {"forceInput": True}],
+                "points": ["STRING", {}],
+            },
+        }
+    },
 }
 
 
@@ -141,33 +150,58 @@ def node(id, type, link=None, values=None, mode=0):
 
 
 def test_widgets_get_their_names():
-    workflow = file(node(1, "Source"), node(2, "Work", 5, [3, "randomize", "b", 4, [1, 2]]), node(3, "Note", None, ["text"]),
-                    links=[[5, 1, 0, 2, 0, "LATENT"]])
+    workflow = file(
+        node(1, "Source"),
+        node(2, "Work", 5, [3, "randomize", "b", 4, [1, 2]]),
+        node(3, "Note", None, ["text"]),
+        links=[[5, 1, 0, 2, 0, "LATENT"]],
+    )
     prompt = to_prompt(workflow, INFO)
     assert list(prompt) == ["1", "2"]
-    assert prompt["2"]["inputs"] == {"seed": 3, "mode": "b", "noise_seed": 4, "points": {"__value__": [1, 2]}, "latent": ["1", 0]}
+    assert prompt["2"]["inputs"] == {
+        "seed": 3,
+        "mode": "b",
+        "noise_seed": 4,
+        "points": {"__value__": [1, 2]},
+        "latent": ["1", 0],
+    }
 
 
 def test_a_file_older_than_an_optional_input_leaves_it_at_its_default():
-    workflow = file(node(1, "Source"), node(2, "Work", 5, [3, "randomize", "b"]), links=[[5, 1, 0, 2, 0, "LATENT"]])
+    workflow = file(
+        node(1, "Source"), node(2, "Work", 5, [3, "randomize", "b"]), links=[[5, 1, 0, 2, 0, "LATENT"]]
+    )
     assert to_prompt(workflow, INFO)["2"]["inputs"] == {"seed": 3, "mode": "b", "latent": ["1", 0]}
 
 
-@pytest.mark.parametrize("between", [node(3, "Reroute", 5), node(3, "Work", 5, [0, "fixed", "a", 0, ""], mode=4)])
+@pytest.mark.parametrize(
+    "between", [node(3, "Reroute", 5), node(3, "Work", 5, [0, "fixed", "a", 0, ""], mode=4)]
+)
 def test_links_look_through_reroutes_and_bypassed_nodes(between):
-    workflow = file(node(1, "Source"), between, node(2, "Work", 6, [3, "fixed", "b", 4, ""]),
-                    links=[[5, 1, 0, 3, 0, "LATENT"], [6, 3, 0, 2, 0, "LATENT"]])
+    workflow = file(
+        node(1, "Source"),
+        between,
+        node(2, "Work", 6, [3, "fixed", "b", 4, ""]),
+        links=[[5, 1, 0, 3, 0, "LATENT"], [6, 3, 0, 2, 0, "LATENT"]],
+    )
     prompt = to_prompt(workflow, INFO)
     assert list(prompt) == ["1", "2"] and prompt["2"]["inputs"]["latent"] == ["1", 0]
 
 
 def test_a_muted_node_takes_its_links_along():
-    workflow = file(node(1, "Source", mode=2), node(2, "Work", 5, [3, "fixed", "b", 4, ""]), links=[[5, 1, 0, 2, 0, "LATENT"]])
+    workflow = file(
+        node(1, "Source", mode=2),
+        node(2, "Work", 5, [3, "fixed", "b", 4, ""]),
+        links=[[5, 1, 0, 2, 0, "LATENT"]],
+    )
     prompt = to_prompt(workflow, INFO)
     assert list(prompt) == ["2"] and "latent" not in prompt["2"]["inputs"]
 
 
-@pytest.mark.parametrize("bad, said", [(node(1, "Unknown"), "no node type 'Unknown'"), (node(1, "Work", None, [3]), "1 widget values for 5")])
+@pytest.mark.parametrize(
+    "bad, said",
+    [(node(1, "Unknown"), "no node type 'Unknown'"), (node(1, "Work", None, [3]), "1 widget values for 5")],
+)
 def test_files_that_do_not_fit(bad, said):
     with pytest.raises(ValueError, match=said):
         to_prompt(file(bad, links=[]), INFO)

@@ -1,4 +1,5 @@
-"""The promise to workflow files: ids, inputs in order, types, defaults, options and outputs never change, they only grow."""
+"""The promise to workflow files: ids, inputs in order, types, defaults, options and outputs never change,
+they only grow."""
 
 import asyncio
 import json
@@ -17,8 +18,18 @@ def describe(node):
     for section in ("required", "optional"):
         for name, (kind, options) in info["input"].get(section, {}).items():
             kept = ("default",) if (info["name"], name) in FILES else ("default", "options")
-            inputs.append({"name": name, "type": kind, "needed": section, **{k: options[k] for k in kept if k in options}})
-    return {"inputs": inputs, "outputs": list(map(list, zip(info["output_name"], info["output"])))}
+            inputs.append(
+                {
+                    "name": name,
+                    "type": kind,
+                    "needed": section,
+                    **{k: options[k] for k in kept if k in options},
+                }
+            )
+    return {
+        "inputs": inputs,
+        "outputs": list(map(list, zip(info["output_name"], info["output"], strict=True))),
+    }
 
 
 def all_nodes():
@@ -30,7 +41,8 @@ NODES = all_nodes()
 
 
 def test_every_node_is_in_the_snapshot(request):
-    """After adding a node, or an input at the end of one: run this file once with --update-schemas, and read the diff."""
+    """After adding a node, or an input at the end of one: run this file once with --update-schemas, and read
+    the diff."""
     found = json.loads(json.dumps({name: describe(node) for name, node in sorted(NODES.items())}))
     if request.config.getoption("--update-schemas"):
         SNAPSHOT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

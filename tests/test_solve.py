@@ -3,22 +3,20 @@
 import pickle
 from types import SimpleNamespace
 
-import pytest
-import torch
-from diffusers import DDIMScheduler
-from torch.utils._python_dispatch import TorchDispatchMode
-
+import analytic
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.nested_tensor
 import comfy.sample
 import comfy.samplers
+import pytest
+import torch
 from comfy.model_base import ModelType
-
-import analytic
 from ddim_toolkit.host import sampler, schedule
 from ddim_toolkit.host.noise import batch_noise
+from diffusers import DDIMScheduler
 from test_stride import SD
+from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = [ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]
 C = analytic.CONDITIONING
@@ -27,11 +25,14 @@ C = analytic.CONDITIONING
 def run(model, ddim, sigmas, latent=None, seed=3, noise=None, **kwargs):
     latent = torch.zeros(2, 4, 8, 8) if latent is None else latent
     noise = comfy.sample.prepare_noise(latent, seed) if noise is None else noise
-    return comfy.sample.sample_custom(model, noise, 1.0, ddim, sigmas, C, C, latent, seed=seed, disable_pbar=True, **kwargs)
+    return comfy.sample.sample_custom(
+        model, noise, 1.0, ddim, sigmas, C, C, latent, seed=seed, disable_pbar=True, **kwargs
+    )
 
 
 class Network(torch.nn.Module):
-    """A small random network of x and t, with nothing of a closed form; mostly x, so that the state stays of unit size."""
+    """A small random network of x and t, with nothing of a closed form; mostly x, so that the state stays of
+    unit size."""
 
     dtype = torch.float32
 
@@ -65,7 +66,7 @@ def test_diffusers_ddim(network, stride, S):
     # The host starts from full noise at its own sigma_max, else from the marginal of an empty picture.
     bar = scheduler.alphas_cumprod[visited[0]]
     x = noise if visited[0] == 999 else noise * (1 - bar).sqrt()
-    for t, s in zip(visited, [*visited[1:], -1]):
+    for t, s in zip(visited, [*visited[1:], -1], strict=True):
         # step() walks back by T // S whatever the spacing: name the gap that this schedule has.
         scheduler.num_inference_steps = 1
         scheduler.register_to_config(num_train_timesteps=t - s)
@@ -91,14 +92,18 @@ def test_plms_is_ipndm(kind, order):
     model = analytic.model(kind, analytic.four_modes(), 0.3)
     sigmas, _ = schedule.stride_sigmas(model, 12, "trailing")
     host = comfy.samplers.ksampler("ipndm", {"max_order": order})
-    assert (run(model, sampler.ddim_sampler(order=order), sigmas) - run(model, host, sigmas)).abs().max() < 2e-5
+    assert (
+        run(model, sampler.ddim_sampler(order=order), sigmas) - run(model, host, sigmas)
+    ).abs().max() < 2e-5
 
 
 def test_plms_comes_closer_than_ddim():
     model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.5)
     exact = run(model, sampler.ddim_sampler(), schedule.stride_sigmas(model, 1000, "trailing")[0])
     sigmas, _ = schedule.stride_sigmas(model, 50, "trailing")
-    error = [(run(model, sampler.ddim_sampler(order=order), sigmas) - exact).square().mean() for order in (1, 2, 4)]
+    error = [
+        (run(model, sampler.ddim_sampler(order=order), sigmas) - exact).square().mean() for order in (1, 2, 4)
+    ]
     assert error[1] < 0.5 * error[0] and error[2] < 0.5 * error[0]
 
 
@@ -120,7 +125,9 @@ def test_eta_is_the_hosts_ancestral_euler_given_its_noise(kind, eta):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_a_gaussian_comes_back(kind, eta):
     """Mean .3, deviation .5 on 4 x 64 x 64 draws. 100 steps fall short of the deviation by what the step size
-    leaves (up to 6 % at eta 1, as DDPM's posterior does for data that is not a point); 300 steps by half of that."""
+    leaves (up to 6 % at eta 1, as DDPM's posterior does for data that is not a point); 300 steps by half of
+    that.
+    """
     model = analytic.model(kind, shape=(4, 64, 64))
     for S, tolerance in ((100, 0.07), (300, 0.035)):
         sigmas, _ = schedule.stride_sigmas(model, S, "trailing")
@@ -130,7 +137,8 @@ def test_a_gaussian_comes_back(kind, eta):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_variance_lands_on_the_data(kind):
-    """The large variance of the paper's CIFAR runs, which errs to the other side of the deviation than the posterior."""
+    """The large variance of the paper's CIFAR runs, which errs to the other side of the deviation than the
+    posterior."""
     model = analytic.model(kind, shape=(4, 64, 64))
     sigmas, _ = schedule.stride_sigmas(model, 100, "trailing")
     x = run(model, sampler.ddim_sampler(eta=1, variance="large"), sigmas, latent=torch.zeros(1, 4, 64, 64))
@@ -173,7 +181,16 @@ def test_picture_k_depends_on_seed_and_index_alone(eta):
     batch = {"samples": torch.zeros(8, 4, 8, 8)}
     alone = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [5]}
     pictures = [
-        sampler.run(model, 9, 1.0, C, C, latent, sampler.ddim_sampler(eta=eta, batch_index=latent.get("batch_index")), sigmas)[0]["samples"]
+        sampler.run(
+            model,
+            9,
+            1.0,
+            C,
+            C,
+            latent,
+            sampler.ddim_sampler(eta=eta, batch_index=latent.get("batch_index")),
+            sigmas,
+        )[0]["samples"]
         for latent in (batch, alone)
     ]
     assert (pictures[0][5] - pictures[1][0]).abs().max() < 1e-5
@@ -220,7 +237,17 @@ def test_global_random_state_is_left_alone():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("options", [{}, dict(eta=1.0), dict(eta=1.0, noise_device="gpu"), dict(order=4), dict(clip="clamp"), dict(clip="dynamic")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        dict(eta=1.0),
+        dict(eta=1.0, noise_device="gpu"),
+        dict(order=4),
+        dict(clip="clamp"),
+        dict(clip="dynamic"),
+    ],
+)
 def test_no_value_is_read_between_the_model_calls(options):
     """On a GPU each read (item, tolist, a tensor as a condition) would wait for all that is queued there."""
     model = analytic.model(ModelType.EPS)
@@ -229,7 +256,11 @@ def test_no_value_is_read_between_the_model_calls(options):
 
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal, torch.ops.aten.nonzero):
+            if function.overloadpacket in (
+                torch.ops.aten._local_scalar_dense,
+                torch.ops.aten.equal,
+                torch.ops.aten.nonzero,
+            ):
                 reads.append(len(calls))
             return function(*args, **(kwargs or {}))
 
@@ -241,7 +272,14 @@ def test_no_value_is_read_between_the_model_calls(options):
             return 0.5 * x
 
     with Watch():
-        sampler.sample_ddim(Denoiser(), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 14, sigmas, {"seed": 1}, disable=True, **options)
+        sampler.sample_ddim(
+            Denoiser(),
+            torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 14,
+            sigmas,
+            {"seed": 1},
+            disable=True,
+            **options,
+        )
     assert len(calls) == 10 and 0 in reads  # the checks before the loop do read
     assert set(reads) <= {0, 10}
 
@@ -274,19 +312,33 @@ def test_nan_is_reported_at_its_step():
         run(model, sampler.ddim_sampler(), sigmas)
 
 
-@pytest.mark.parametrize("sigmas, words", [
-    ([14.0], "at least two"), ([1.0, 2.0, 0.0], "rise from 1 to 2"), ([float("nan"), 0.0], r"sigmas\[0\] is nan"),
-    ([20.0, 1.0, 0.0], "sigma_max is 14.6146"), ([1.0, -1.0], r"sigmas\[1\] is -1"), ([1.0, 0.0, 0.0], "reach 0 before"),
-])
+@pytest.mark.parametrize(
+    "sigmas, words",
+    [
+        ([14.0], "at least two"),
+        ([1.0, 2.0, 0.0], "rise from 1 to 2"),
+        ([float("nan"), 0.0], r"sigmas\[0\] is nan"),
+        ([20.0, 1.0, 0.0], "sigma_max is 14.6146"),
+        ([1.0, -1.0], r"sigmas\[1\] is -1"),
+        ([1.0, 0.0, 0.0], "reach 0 before"),
+    ],
+)
 def test_bad_sigmas(sigmas, words):
     with pytest.raises(ValueError, match=words):
         run(analytic.model(ModelType.EPS), sampler.ddim_sampler(), torch.tensor(sigmas))
 
 
-@pytest.mark.parametrize("options, words", [
-    (dict(eta=2.0), "eta is 2.0"), (dict(variance="x"), "variance is 'x'"), (dict(order=5), "order is 5"),
-    (dict(clip="x"), "clip is 'x'"), (dict(noise_device="tpu"), "noise_device is 'tpu'"), (dict(clip_range=0.0), "clip_range is 0.0"),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(eta=2.0), "eta is 2.0"),
+        (dict(variance="x"), "variance is 'x'"),
+        (dict(order=5), "order is 5"),
+        (dict(clip="x"), "clip is 'x'"),
+        (dict(noise_device="tpu"), "noise_device is 'tpu'"),
+        (dict(clip_range=0.0), "clip_range is 0.0"),
+    ],
+)
 def test_bad_options_before_any_work(options, words):
     with pytest.raises(ValueError, match=words):
         sampler.ddim_sampler(**options)

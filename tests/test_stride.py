@@ -1,22 +1,30 @@
 """Strides against numpy's own arithmetic and diffusers; the count of steps is exact for every S."""
 
+import itertools
+
 import numpy as np
 import pytest
+from ddim_toolkit.ddim.stride import STRIDES, timesteps
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddim_toolkit.ddim.stride import STRIDES, timesteps
-
 T = 1000
-SD = dict(num_train_timesteps=T, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+SD = dict(
+    num_train_timesteps=T,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    steps_offset=1,
+    clip_sample=False,
+)
 
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_every_count_from_1_to_T(stride):
     for S in range(1, T + 1):
         visited = timesteps(stride, T, S)
-        assert len(visited) == S and all(t > s for t, s in zip(visited, visited[1:])), S
+        assert len(visited) == S and all(t > s for t, s in itertools.pairwise(visited)), S
         assert 0 <= visited[-1] and visited[0] <= T - 1, S
 
 
@@ -24,7 +32,11 @@ def test_every_count_from_1_to_T(stride):
 def test_any_table(stride, table, data):
     S = data.draw(st.integers(1, table))
     visited = timesteps(stride, table, S)
-    assert len(set(visited)) == S and visited == sorted(visited, reverse=True) and set(visited) <= set(range(table))
+    assert (
+        len(set(visited)) == S
+        and visited == sorted(visited, reverse=True)
+        and set(visited) <= set(range(table))
+    )
 
 
 @pytest.mark.parametrize("stride", ["trailing", "leading", "linspace"])
@@ -37,7 +49,8 @@ def test_diffusers(stride, S):
 
 @pytest.mark.parametrize("S", [2, 5, 10, 17, 20, 28, 50, 100])
 def test_quadratic_is_the_papers(S):
-    """seq = linspace(0, sqrt(.8 T), S)^2 cut to whole numbers; rows it names twice (from S = 29 on) move up by a few."""
+    """seq = linspace(0, sqrt(.8 T), S)^2 cut to whole numbers; rows it names twice (from S = 29 on) move up
+    by a few."""
     paper = np.floor(np.linspace(0, np.sqrt(0.8 * T), S) ** 2 + 1e-9)
     moved = np.abs(paper - timesteps("quadratic", T, S)[::-1])
     repeats = S - len(set(paper))

@@ -1,8 +1,10 @@
-"""Draws icon.png and banner.png beside this file: one picture, cleaner from left to right, and the jumps over it.
+"""Draws icon.png and banner.png beside this file: one picture, cleaner from left to right, and the jumps over
+it.
 
 The noise is the real thing: x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps. Needs Pillow and numpy.
 """
 
+import itertools
 from math import cos, pi, sin
 from pathlib import Path
 
@@ -27,7 +29,8 @@ def heart(size):
 
 
 def noised(x_0, alpha_bar, grain, seed=0):
-    """x_t of a picture as an image; alpha_bar is a number, or one for each column. A grain of noise is `grain` pixels wide."""
+    """x_t of a picture as an image; alpha_bar is a number, or one for each column. A grain of noise is
+    `grain` pixels wide."""
     size = x_0.shape[0]
     eps = numpy.random.default_rng(seed).standard_normal((-(-size // grain), -(-size // grain), 3)) * 0.8
     eps = eps.repeat(grain, 0).repeat(grain, 1)[:size, :size]
@@ -47,8 +50,10 @@ def arcs(image, points, height, width):
     """Half ellipses from each point to the next, with a dot at every point."""
     layer = Image.new("RGBA", [side * FINE for side in image.size])
     pen = ImageDraw.Draw(layer)
-    for (x, y), (x_next, _) in zip(points, points[1:]):
-        pen.arc([x * FINE, (y - height) * FINE, x_next * FINE, (y + height) * FINE], 180, 360, JUMP, width * FINE)
+    for (x, y), (x_next, _) in itertools.pairwise(points):
+        pen.arc(
+            [x * FINE, (y - height) * FINE, x_next * FINE, (y + height) * FINE], 180, 360, JUMP, width * FINE
+        )
     for x, y in points:
         r = width * 1.7
         pen.ellipse([(x - r) * FINE, (y - r) * FINE, (x + r) * FINE, (y + r) * FINE], JUMP)
@@ -77,7 +82,12 @@ def banner(width=1344, height=576):
         image.paste(picture, (left + k * (size + gap), top), mask)
     arcs(image, [(left + size / 2 + k * (size + gap), top - 24) for k in range(5)], 70, 6)
     pen.text((left, top + size + 50), "DDIM Toolkit", PAPER, ImageFont.load_default(72))
-    pen.text((left + 3, top + size + 138), "eta dial, strides, inversion and noise for ComfyUI", FAINT, ImageFont.load_default(32))
+    pen.text(
+        (left + 3, top + size + 138),
+        "eta dial, strides, inversion and noise for ComfyUI",
+        FAINT,
+        ImageFont.load_default(32),
+    )
     return image
 
 

@@ -1,7 +1,8 @@
-"""A headless Chromium on the real page of a real server: the frontend of this ComfyUI in both renderers, and the newest one.
+"""A headless Chromium on the real page of a real server: the frontend of this ComfyUI in both renderers, and
+the newest one.
 
-The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target .comfyui/frontend comfyui-frontend-package).
-Screenshots go to .comfyui/screenshots.
+The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target
+.comfyui/frontend comfyui-frontend-package). Screenshots go to .comfyui/screenshots.
 """
 
 import shutil
@@ -16,19 +17,26 @@ from ddim_toolkit.runner.comfyui import ComfyUI, this_pack_alone
 from ddim_toolkit.runner.server import Server
 
 sys.path.insert(0, str(Path(__file__).parent))
-from desk import Desk  # noqa: E402
+from desk import Desk
 
 NEWEST = ROOT / ".comfyui" / "frontend" / "comfyui_frontend_package" / "static"
 SCREENSHOTS = ROOT / ".comfyui" / "screenshots"
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
 
 
 @pytest.fixture(scope="session")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright (pip install playwright)")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser tests need playwright (pip install playwright)"
+    )
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("the browser tests need Chromium (apt install chromium)")
@@ -50,9 +58,13 @@ def servers(chromium, tmp_path_factory):
                 arguments = this_pack_alone(comfyui.folder)
                 if frontend == "newest":
                     if not NEWEST.is_dir():
-                        pytest.skip("the newest frontend is not there (tests/browser/conftest.py tells where it goes)")
+                        pytest.skip(
+                            "the newest frontend is not there (tests/browser/conftest.py tells where it goes)"
+                        )
                     arguments = [*arguments, "--front-end-root", str(NEWEST)]
-                running[frontend] = stack.enter_context(Server(comfyui, tmp_path_factory.mktemp("output"), arguments))
+                running[frontend] = stack.enter_context(
+                    Server(comfyui, tmp_path_factory.mktemp("output"), arguments)
+                )
             return running[frontend]
 
         yield serve

@@ -30,16 +30,27 @@ class Desk:
         self.page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
         self.page.on("console", self.hear)
         self.page.goto(server.url, timeout=90_000)
-        self.page.wait_for_function("() => !!window.LiteGraph?.registered_node_types?.DDIMDraftSwitch && !!window.app?.extensionManager", timeout=90_000)
-        self.page.wait_for_function("() => document.querySelectorAll('.p-dialog-mask').length === 0 && !!window.app.graph")
-        self.run("window.ran = []; app.api.addEventListener('executing', e => e.detail && window.ran.push(String(e.detail.node ?? e.detail)))")
+        self.page.wait_for_function(
+            "() => !!window.LiteGraph?.registered_node_types?.DDIMDraftSwitch &&"
+            " !!window.app?.extensionManager",
+            timeout=90_000,
+        )
+        self.page.wait_for_function(
+            "() => document.querySelectorAll('.p-dialog-mask').length === 0 && !!window.app.graph"
+        )
+        self.run(
+            "window.ran = []; app.api.addEventListener('executing', e => e.detail &&"
+            " window.ran.push(String(e.detail.node ?? e.detail)))"
+        )
 
     def close(self):
         self.context.close()
 
     def set(self, settings):
         body = json.dumps(settings).encode()
-        urllib.request.urlopen(urllib.request.Request(self.server.url + "/settings", body, {"Content-Type": "application/json"})).close()
+        urllib.request.urlopen(
+            urllib.request.Request(self.server.url + "/settings", body, {"Content-Type": "application/json"})
+        ).close()
 
     def hear(self, message):
         if message.type == "error":
@@ -47,19 +58,43 @@ class Desk:
 
     def errors(self):
         """What the console said about files of this pack."""
-        return [each for each in self.complaints if "ddim-toolkit" in each.lower() or "ddimtoolkit" in each.lower()]
+        return [
+            each
+            for each in self.complaints
+            if "ddim-toolkit" in each.lower() or "ddimtoolkit" in each.lower()
+        ]
 
     def run(self, script, argument=None):
-        """The value of a script (statements; `return` gives it); `find(title)` gives a node, `it` is the argument."""
-        text = self.page.evaluate(f"async it => {{ const app = window.app; {FIND} return JSON.stringify(await (async () => {{ {script} }})()) }}", argument)
+        """The value of a script (statements; `return` gives it); `find(title)` gives a node, `it` is the
+        argument."""
+        text = self.page.evaluate(
+            f"async it => {{ const app = window.app; {FIND} return JSON.stringify(await (async () => {{"
+            f" {script} }})()) }}",
+            argument,
+        )
         return None if text is None else json.loads(text)
 
     def clear(self):
         self.complaints.clear()
-        self.load({"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4})
+        self.load(
+            {
+                "last_node_id": 0,
+                "last_link_id": 0,
+                "nodes": [],
+                "links": [],
+                "groups": [],
+                "config": {},
+                "extra": {},
+                "version": 0.4,
+            }
+        )
 
     def load(self, workflow):
-        self.run("await app.loadGraphData(it, true, true, app.extensionManager.workflow.activeWorkflow); window.ran.length = 0", workflow)
+        self.run(
+            "await app.loadGraphData(it, true, true, app.extensionManager.workflow.activeWorkflow);"
+            " window.ran.length = 0",
+            workflow,
+        )
         self.page.wait_for_timeout(300)  # both renderers draw what was loaded
 
     def add(self, kind, **values):
@@ -67,7 +102,8 @@ class Desk:
         self.run(
             """app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0];
             const node = LiteGraph.createNode(it.kind); node.pos = [200, 200]; app.graph.add(node);
-            for (const [name, value] of Object.entries(it.values)) node.widgets.find(w => w.name === name).value = value;
+            for (const [name, value] of Object.entries(it.values))
+                node.widgets.find(w => w.name === name).value = value;
             app.canvas.setDirty(true, true)""",
             {"kind": kind, "values": values},
         )
@@ -78,7 +114,11 @@ class Desk:
 
     def change(self, title, name, value):
         """Set a widget as other code on the page would."""
-        self.run("const node = find(it[0]), w = node.widgets.find(w => w.name === it[1]); w.value = it[2]; w.callback?.(it[2], app.canvas, node)", [title, name, value])
+        self.run(
+            "const node = find(it[0]), w = node.widgets.find(w => w.name === it[1]); w.value = it[2];"
+            " w.callback?.(it[2], app.canvas, node)",
+            [title, name, value],
+        )
 
     def prompt(self):
         """What the page would queue: {node id: {"class_type", "inputs"}}."""
@@ -141,4 +181,9 @@ class Desk:
 
 def cached(entry):
     """The ids of the nodes that a history entry took from the cache."""
-    return {node for event, data in entry["status"]["messages"] if event == "execution_cached" for node in data["nodes"]}
+    return {
+        node
+        for event, data in entry["status"]["messages"]
+        if event == "execution_cached"
+        for node in data["nodes"]
+    }

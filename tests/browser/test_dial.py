@@ -70,7 +70,15 @@ def test_the_wheel_moves_it_only_once_it_was_clicked(dial):
 
 def test_arrow_keys(dial):
     dial.find(".ddim-knob").focus()
-    for key, expected in [("ArrowUp", 0.55), ("ArrowLeft", 0.5), ("Shift+ArrowRight", 0.51), ("End", 1), ("ArrowUp", 1), ("Home", 0), ("ArrowDown", 0)]:
+    for key, expected in [
+        ("ArrowUp", 0.55),
+        ("ArrowLeft", 0.5),
+        ("Shift+ArrowRight", 0.51),
+        ("End", 1),
+        ("ArrowUp", 1),
+        ("Home", 0),
+        ("ArrowDown", 0),
+    ]:
         dial.page.keyboard.press(key)
         assert eta(dial) == pytest.approx(expected), key
 
@@ -100,7 +108,8 @@ def test_it_follows_the_widget(dial):
 
 def test_a_link_to_eta_takes_the_dial_out_of_play(dial):
     dial.run(
-        """const from = LiteGraph.createNode("PrimitiveFloat"), to = find("DDIMSampler"); from.pos = [900, 200]; app.graph.add(from);
+        """const from = LiteGraph.createNode("PrimitiveFloat"), to = find("DDIMSampler");
+        from.pos = [900, 200]; app.graph.add(from);
         from.connect(0, to, to.inputs.findIndex(input => input.name === "eta"))"""
     )
     dial.wait(lambda: dial.find(".ddim-number").is_disabled())

@@ -44,14 +44,20 @@ def test_only_the_chosen_branch_runs_and_nothing_cached_runs_again(drafts):
 
 
 def test_branches_of_two_types_are_refused(drafts):
-    drafts.run("const s = find('DDIMDraftSwitch'); find('DDIMDemoModel').connect(0, s, s.inputs.findIndex(i => i.name === 'final'))")
+    drafts.run(
+        "const s = find('DDIMDraftSwitch'); find('DDIMDemoModel').connect(0, s, s.inputs.findIndex(i =>"
+        " i.name === 'final'))"
+    )
     prompt = drafts.prompt()
     with pytest.raises(Exception, match="both branches must have the same type"):
         drafts.server.queue(prompt)
 
 
 def test_buttons_and_key_turn_every_switch_and_undo_turns_them_back(drafts):
-    drafts.run("const s = LiteGraph.createNode('DDIMDraftSwitch'); s.title = 'Second'; s.pos = [1140, 700]; app.graph.add(s)")
+    drafts.run(
+        "const s = LiteGraph.createNode('DDIMDraftSwitch'); s.title = 'Second'; s.pos = [1140, 700];"
+        " app.graph.add(s)"
+    )
     drafts.remember()
 
     def both():
@@ -76,7 +82,9 @@ def test_the_buttons_are_there_for_graphs_with_a_switch(desk):
 
 
 def test_queue_a_draft_whatever_the_toggle_says_then_finish_it(drafts):
-    switch, seed, draft, final = (drafts.id(title) for title in ("DDIMDraftSwitch", "Seed of both", "Draft", "Final"))
+    switch, seed, draft, final = (
+        drafts.id(title) for title in ("DDIMDraftSwitch", "Seed of both", "Draft", "Final")
+    )
     drafts.command("DDIMToolkit.Finals")
     drafts.change("Seed of both", "value", 4321)
     drafts.change("Seed of both", "control_after_generate", "randomize")
@@ -89,10 +97,15 @@ def test_queue_a_draft_whatever_the_toggle_says_then_finish_it(drafts):
     assert drafts.value("Seed of both", "value") != 4321  # the next draft will be another one
     assert drafts.prompt()[switch]["inputs"]["use_final"] is True
 
-    assert "Finish this one" in drafts.run("return app.collectNodeMenuItems(find('PreviewImage')).map(item => item?.content)")
+    assert "Finish this one" in drafts.run(
+        "return app.collectNodeMenuItems(find('PreviewImage')).map(item => item?.content)"
+    )
     [entry] = drafts.finished(lambda: drafts.command("DDIMToolkit.Finish"))
     queued = entry["prompt"][2]
     assert queued[switch]["inputs"]["use_final"] is True and queued[seed]["inputs"]["value"] == 4321
     assert final in drafts.ran() and draft not in drafts.ran()
     drafts.screenshot("finished")
-    assert (drafts.value("Seed of both", "value"), drafts.value("Seed of both", "control_after_generate")) == (4321, "fixed")
+    assert (
+        drafts.value("Seed of both", "value"),
+        drafts.value("Seed of both", "control_after_generate"),
+    ) == (4321, "fixed")

@@ -1,4 +1,5 @@
-"""Every example in the page: it loads, it is saved as it was loaded, and the queue gets what run.py's conversion gives."""
+"""Every example in the page: it loads, it is saved as it was loaded, and the queue gets what run.py's
+conversion gives."""
 
 import json
 
@@ -28,10 +29,17 @@ def test_example(desk, path):
 
 
 def inputs(prompt, info):
-    """Type and inputs of every node; without what only the page knows of, such as the text that PreviewAny shows."""
-    declared = {kind: {name for group in ("required", "optional") for name in node["input"].get(group, {})} for kind, node in info.items()}
+    """Type and inputs of every node; without what only the page knows of, such as the text that PreviewAny
+    shows."""
+    declared = {
+        kind: {name for group in ("required", "optional") for name in node["input"].get(group, {})}
+        for kind, node in info.items()
+    }
     return {
-        key: (node["class_type"], {name: value for name, value in node["inputs"].items() if name in declared[node["class_type"]]})
+        key: (
+            node["class_type"],
+            {name: value for name, value in node["inputs"].items() if name in declared[node["class_type"]]},
+        )
         for key, node in prompt.items()
     }
 
@@ -41,8 +49,12 @@ def values(workflow):
 
 
 def essence(workflow):
-    """A workflow without the sizes, which each renderer measures for itself, and with places in whole pixels."""
+    """A workflow without the sizes, which each renderer measures for itself, and with places in whole
+    pixels."""
     leave_out = ("size", "order", "pos")
-    nodes = {node["id"]: {key: value for key, value in node.items() if key not in leave_out} for node in workflow["nodes"]}
+    nodes = {
+        node["id"]: {key: value for key, value in node.items() if key not in leave_out}
+        for node in workflow["nodes"]
+    }
     places = {node["id"]: [round(number) for number in node["pos"]] for node in workflow["nodes"]}
     return nodes, places, workflow["links"], workflow["groups"]

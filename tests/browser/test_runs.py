@@ -5,17 +5,30 @@ PROMPT = {
     "2": {"class_type": "DDIMDemoPicture", "inputs": {}},
     "3": {"class_type": "VAEEncode", "inputs": {"pixels": ["2", 0], "vae": ["1", 2]}},
     "4": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ""}},
-    "5": {"class_type": "DDIMStrideScheduler", "inputs": {"model": ["1", 0], "steps": 3, "stride": "linspace", "denoise": 1.0}},
+    "5": {
+        "class_type": "DDIMStrideScheduler",
+        "inputs": {"model": ["1", 0], "steps": 3, "stride": "linspace", "denoise": 1.0},
+    },
     "6": {
         "class_type": "DDIMInversion",
-        "inputs": {"model": ["1", 0], "positive": ["4", 0], "negative": ["4", 0], "cfg": 1.0, "latent_image": ["3", 0], "sigmas": ["5", 0], "method": "ddim"},
+        "inputs": {
+            "model": ["1", 0],
+            "positive": ["4", 0],
+            "negative": ["4", 0],
+            "cfg": 1.0,
+            "latent_image": ["3", 0],
+            "sigmas": ["5", 0],
+            "method": "ddim",
+        },
     },
     "7": {"class_type": "PreviewAny", "inputs": {"source": ["6", 3]}},
 }
 
 
 def test_real_sigmas_and_report(desk):
-    steps = 4 if "nodes2" in desk.screenshots.name else 3  # the server's cache would not run the other renderer's graph again
+    steps = (
+        4 if "nodes2" in desk.screenshots.name else 3
+    )  # the server's cache would not run the other renderer's graph again
     desk.run("await app.loadApiJson(it, 'runs.json')", PROMPT)
     desk.page.wait_for_timeout(500)
     desk.change("DDIMStrideScheduler", "steps", steps)
@@ -24,14 +37,29 @@ def test_real_sigmas_and_report(desk):
     sigmas = outputs[desk.id("DDIMStrideScheduler")]["ddim_sigmas"]
     assert len(sigmas) == steps + 1 and sigmas[-1] == 0 and sigmas[0] > 10
 
-    strip = desk.run("return find('DDIMStrideScheduler').widgets.find(w => w.name === 'stride_strip').element.textContent")
+    strip = desk.run(
+        "return find('DDIMStrideScheduler').widgets.find(w => w.name === 'stride_strip').element.textContent"
+    )
     assert strip == f"{steps} steps, as run: sigma {', '.join(f'{sigma:.3g}' for sigma in sigmas[:-1])}"
-    report = desk.run("return find('DDIMInversion').widgets.find(w => w.name === 'report').element.textContent")
+    report = desk.run(
+        "return find('DDIMInversion').widgets.find(w => w.name === 'report').element.textContent"
+    )
     assert report == outputs[desk.id("PreviewAny")]["text"][0] and "\n" in report
     assert desk.find(".ddim-report").is_visible()
-    desk.run("const node = find('DDIMInversion'); app.canvas.ds.scale = 1; app.canvas.ds.offset = [300 - node.pos[0], 200 - node.pos[1]]; app.canvas.setDirty(true, true)")
+    desk.run(
+        "const node = find('DDIMInversion'); app.canvas.ds.scale = 1; app.canvas.ds.offset = [300 -"
+        " node.pos[0], 200 - node.pos[1]]; app.canvas.setDirty(true, true)"
+    )
     desk.page.wait_for_timeout(500)
     desk.screenshot("report")
 
     desk.change("DDIMStrideScheduler", "steps", 7)  # what the node would give now, no longer what it gave
-    desk.wait(lambda: "7 steps of 1000" in desk.run("return find('DDIMStrideScheduler').widgets.find(w => w.name === 'stride_strip').element.textContent"))
+    desk.wait(
+        lambda: (
+            "7 steps of 1000"
+            in desk.run(
+                "return find('DDIMStrideScheduler').widgets.find(w => w.name ==="
+                " 'stride_strip').element.textContent"
+            )
+        )
+    )

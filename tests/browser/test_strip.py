@@ -36,7 +36,12 @@ def test_a_written_list(desk):
     desk.add("DDIMCustomSchedule", timesteps="999, 500\n20")
     desk.wait(lambda: drawn(desk) == [999, 500, 20])
     desk.change("DDIMCustomSchedule", "timesteps", "sigmas: 10, 1, 0.1")
-    desk.wait(lambda: desk.find(".ddim-strip").locator("path").get_attribute("d") == "M 0.0 3 V 17 M 500.0 3 V 17 M 1000.0 3 V 17")
+    desk.wait(
+        lambda: (
+            desk.find(".ddim-strip").locator("path").get_attribute("d")
+            == "M 0.0 3 V 17 M 500.0 3 V 17 M 1000.0 3 V 17"
+        )
+    )
     desk.change("DDIMCustomSchedule", "timesteps", "20, 500")
     desk.wait(lambda: "go down" in desk.find(".ddim-caption").text_content())
 
@@ -44,7 +49,8 @@ def test_a_written_list(desk):
 def test_a_linked_input_is_not_guessed(desk):
     desk.add("DDIMStrideScheduler", steps=5)
     desk.run(
-        """const from = LiteGraph.createNode("PrimitiveInt"), to = find("DDIMStrideScheduler"); from.pos = [900, 200]; app.graph.add(from);
+        """const from = LiteGraph.createNode("PrimitiveInt"), to = find("DDIMStrideScheduler");
+        from.pos = [900, 200]; app.graph.add(from);
         from.connect(0, to, to.inputs.findIndex(input => input.name === "steps"))"""
     )
     desk.wait(lambda: desk.find(".ddim-caption").text_content().startswith("steps comes from a link"))
@@ -59,7 +65,10 @@ def test_parts_lie_within_their_node(desk):
         if size:
             saved["nodes"][0]["size"] = size
             desk.load(saved)
-        low = desk.run("const node = find('DDIMKSampler'); return (node.pos[1] + node.size[1] + app.canvas.ds.offset[1]) * app.canvas.ds.scale")
+        low = desk.run(
+            "const node = find('DDIMKSampler'); return (node.pos[1] + node.size[1] + app.canvas.ds.offset[1])"
+            " * app.canvas.ds.scale"
+        )
         top = desk.page.locator("#graph-canvas").bounding_box()["y"]
         box = desk.find(".ddim-strip").bounding_box()
         assert box["y"] + box["height"] <= top + low

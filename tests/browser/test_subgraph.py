@@ -17,8 +17,10 @@ def around(blueprint, text):
     [host] = workflow["nodes"]
     host["id"] = 10
     sources = {
-        "model": (1, "DDIMDemoModel", 0, [], None), "vae": (1, "DDIMDemoModel", 2, [], None),
-        "positive": (2, "CLIPTextEncode", 0, [text], 1), "negative": (3, "CLIPTextEncode", 0, [""], 1),
+        "model": (1, "DDIMDemoModel", 0, [], None),
+        "vae": (1, "DDIMDemoModel", 2, [], None),
+        "positive": (2, "CLIPTextEncode", 0, [text], 1),
+        "negative": (3, "CLIPTextEncode", 0, [""], 1),
         "latent_image": (4, "EmptyLatentImage", 0, [64, 64, 1], None),
     }
     nodes, links = {10: host}, []
@@ -32,16 +34,52 @@ def around(blueprint, text):
             id, kind, slot, values, clip = sources[entry["name"]]
             if id not in nodes:
                 inputs = [{"name": "clip", "type": "CLIP", "link": None}] if clip else []
-                nodes[id] = {"id": id, "type": kind, "pos": [0, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0, "inputs": inputs, "properties": {}, "widgets_values": values}
+                nodes[id] = {
+                    "id": id,
+                    "type": kind,
+                    "pos": [0, 0],
+                    "size": [200, 100],
+                    "flags": {},
+                    "order": 0,
+                    "mode": 0,
+                    "inputs": inputs,
+                    "properties": {},
+                    "widgets_values": values,
+                }
                 if clip:
                     link(1, clip, id, 0, "CLIP")
             link(id, slot, 10, place, entry["type"])
-    nodes[11] = {"id": 11, "type": "PreviewImage", "pos": [700, 0], "size": [200, 200], "flags": {}, "order": 0, "mode": 0, "properties": {}, "inputs": [{"name": "images", "type": "IMAGE", "link": None}]}
+    nodes[11] = {
+        "id": 11,
+        "type": "PreviewImage",
+        "pos": [700, 0],
+        "size": [200, 200],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "properties": {},
+        "inputs": [{"name": "images", "type": "IMAGE", "link": None}],
+    }
     link(10, 0, 11, 0, "IMAGE")
-    outputs = {1: ["MODEL", "CLIP", "VAE"], 2: ["CONDITIONING"], 3: ["CONDITIONING"], 4: ["LATENT"], 10: ["IMAGE"], 11: []}
+    outputs = {
+        1: ["MODEL", "CLIP", "VAE"],
+        2: ["CONDITIONING"],
+        3: ["CONDITIONING"],
+        4: ["LATENT"],
+        10: ["IMAGE"],
+        11: [],
+    }
     for id, kinds in outputs.items():
-        nodes[id]["outputs"] = [{"name": kind, "type": kind, "links": [each[0] for each in links if each[1:3] == [id, slot]]} for slot, kind in enumerate(kinds)]
-    return workflow | {"nodes": list(nodes.values()), "links": links, "last_node_id": 11, "last_link_id": len(links)}
+        nodes[id]["outputs"] = [
+            {"name": kind, "type": kind, "links": [each[0] for each in links if each[1:3] == [id, slot]]}
+            for slot, kind in enumerate(kinds)
+        ]
+    return workflow | {
+        "nodes": list(nodes.values()),
+        "links": links,
+        "last_node_id": 11,
+        "last_link_id": len(links),
+    }
 
 
 def test_the_subgraph(desk):
@@ -55,7 +93,12 @@ def test_the_subgraph(desk):
     assert "Cannot" not in str(prompt) and len(prompt) == 9
     draft, final, switch = (kinds[kind] for kind in ("DDIMKSampler", "KSampler", "DDIMDraftSwitch"))
     assert draft[1]["seed"] == final[1]["seed"] == 7 and draft[1]["cfg"] == final[1]["cfg"] == 4
-    assert (draft[1]["steps"], draft[1]["eta"], final[1]["steps"], switch[1]["use_final"]) == (8, 0, 30, False)
+    assert (draft[1]["steps"], draft[1]["eta"], final[1]["steps"], switch[1]["use_final"]) == (
+        8,
+        0,
+        30,
+        False,
+    )
 
     desk.finished(lambda: desk.run("await app.queuePrompt(0, 1)"))
     assert draft[0] in desk.ran() and final[0] not in desk.ran()
