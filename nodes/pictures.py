@@ -45,7 +45,7 @@ class DDIMSchedulePlot(io.ComfyNode):
         given = {"sigmas_a": sigmas_a, "sigmas_b": sigmas_b, "sigmas_c": sigmas_c, "sigmas_d": sigmas_d}
         curves = [
             (name, check(which, sigmas))
-            for name, (which, sigmas) in zip(names, given.items(), strict=True)
+            for name, (which, sigmas) in zip(names, given.items(), strict=False)
             if sigmas is not None
         ]
         image = plot.schedules(curves, model and model_sampling(model))

@@ -61,7 +61,7 @@ def widget_values(node: dict, info: dict) -> dict:
     # A list would be read as a link, so the page wraps it.
     return {
         name: {"__value__": value} if isinstance(value, list) else value
-        for name, value in zip(names, values, strict=True)
+        for name, value in zip(names, values, strict=False)
         if name
     }
 
