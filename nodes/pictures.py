@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io, ui
 
-from ..host import plot, schedule, trajectory
+from ..drawing import schedules
+from ..host import schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
 from .sampling import SEED_MAX, denoise_input, eta_input, stride_input
 
@@ -48,7 +49,7 @@ class DDIMSchedulePlot(io.ComfyNode):
             for name, (which, sigmas) in zip(names, given.items(), strict=False)
             if sigmas is not None
         ]
-        image = plot.schedules(curves, model and model_sampling(model))
+        image = schedules.draw(curves, model and model_sampling(model))
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 
