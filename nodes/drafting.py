@@ -2,14 +2,16 @@
 
 from comfy_api.latest import io
 
+from .schema import schema
+
 
 class DDIMDraftSwitch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMDraftSwitch",
             display_name="DDIM Draft Switch",
-            category="sampling/ddim",
+            search_aliases=["lazy switch", "if else", "preview or final"],
             description=(
                 "Passes on the draft or the final. Only the chosen branch is computed; the nodes of the other"
                 " one do not run. What is computed stays cached, so turning the switch back costs nothing."
