@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..ddim import invert
+from ..ddim.checks import allowed
 from . import latents
 from .model import alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
@@ -200,8 +201,7 @@ def invert_latent(
 
 def check_options(method, eta, tolerance, max_iterations):
     """Raise ValueError that names the first bad option."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+    allowed("method", method, METHODS)
     if not 0.0 <= eta <= 1.0:
         raise ValueError(
             f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"

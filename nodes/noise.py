@@ -5,6 +5,7 @@ import os
 
 from comfy_api.latest import io
 
+from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
 
@@ -121,8 +122,8 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         noise_d=None,
         rows=4,
     ):
-        _allowed("mode", mode, MODES)
-        _allowed("easing", easing, EASINGS)
+        allowed("mode", mode, MODES)
+        allowed("easing", easing, EASINGS)
         if (noise_c is None) != (noise_d is None):
             raise ValueError(
                 "noise_c and noise_d: a grid needs both of its lower corners, and one is missing."
@@ -222,7 +223,7 @@ class DDIMNoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent_image, scale, model=None):
-        _allowed("scale", scale, SCALES)
+        allowed("scale", scale, SCALES)
         return io.NodeOutput(values.from_latent(latent_image, scale == "unit variance", model))
 
 
@@ -364,11 +365,6 @@ class DDIMLoadNoise(io.ComfyNode):
     def execute(cls, file):
         noise, recipe = noise_files.load(file)
         return io.NodeOutput(noise, noise.empty_latent(), json.dumps(recipe, indent=2, ensure_ascii=False))
-
-
-def _allowed(name, given, options):
-    if given not in options:
-        raise ValueError(f"{name}: {given!r} is unknown. Allowed are {', '.join(options)}.")
 
 
 NODES = [

@@ -278,7 +278,7 @@ def test_no_value_is_read_between_the_model_calls(options):
             sigmas,
             {"seed": 1},
             disable=True,
-            **options,
+            options=sampler.Options(**options),
         )
     assert len(calls) == 10 and 0 in reads  # the checks before the loop do read
     assert set(reads) <= {0, 10}
@@ -337,8 +337,15 @@ def test_bad_sigmas(sigmas, words):
         (dict(clip="x"), "clip is 'x'"),
         (dict(noise_device="tpu"), "noise_device is 'tpu'"),
         (dict(clip_range=0.0), "clip_range is 0.0"),
+        (dict(clip_range=float("inf")), "clip_range is inf"),
+        (dict(noise_seed=-1), "noise_seed is -1"),
     ],
 )
 def test_bad_options_before_any_work(options, words):
     with pytest.raises(ValueError, match=words):
         sampler.ddim_sampler(**options)
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(TypeError, match="'etta'"):
+        sampler.ddim_sampler(etta=1.0)
