@@ -179,7 +179,7 @@ def invert_latent(
     )
     noise = InvertedNoise(held, inverter.alpha / inverter.scale, model.get_model_object("latent_format"))
     drawn = noise.generate_noise(empty if inverter.top else latent)
-    replay = replay_sampler(inverter.run, sigmas, eta)
+    replay = replay_sampler(inverter.run, sigmas, eta, model_sampling(model))
     kept = {key: value for key, value in latent.items() if key != "noise_mask"}
     found = Inverted(noise, kept | {"samples": drawn}, replay, inverter.run, sigmas.tolist(), inverter.top)
     if measure:
