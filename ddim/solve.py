@@ -38,8 +38,9 @@ def sample(
 ):
     """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
 
-    denoise(x, i) -> x0_hat at level i, of x's shape; the state keeps x's dtype whatever that of x0_hat. noise(i) -> z ~ N(0, I), called only where c > 0;
-    clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before the jump. alphas and sigmas are Python floats.
+    denoise(x, i) -> x0_hat at level i, of x's shape (the state keeps x's dtype whatever x0_hat's is);
+    noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before
+    the jump. alphas and sigmas are Python floats.
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
     state stopped being finite, ValueError for a bad schedule, eta, variance or order.
     """

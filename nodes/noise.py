@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
+from .finite import finite
 
 CATEGORY = "sampling/ddim/noise"
 MODES = ["slerp", "linear", "variation"]
@@ -109,6 +110,7 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         noise_a,
@@ -181,6 +183,7 @@ class DDIMNoiseArithmetic(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, base, plus, minus, weight):
         return io.NodeOutput(values.ShiftedNoise(base, plus, minus, weight))
 

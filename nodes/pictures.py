@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import plot, schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
+from .finite import finite
 from .sampling import SEED_MAX, denoise_input, eta_input, stride_input
 
 
@@ -130,6 +131,7 @@ class DDIMTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
     ):

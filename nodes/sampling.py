@@ -7,6 +7,7 @@ from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
 from ..ddim.stride import STRIDES
 from ..host import sampler, schedule
 from ..host.sampler import NOISE_DEVICES, Options
+from .finite import finite
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
@@ -120,6 +121,7 @@ class DDIMSampler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         eta,
@@ -204,6 +206,7 @@ class DDIMKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise):
         sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
         if len(sigmas) == 0:  # denoise 0 leaves the picture alone, as the host does

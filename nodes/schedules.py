@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import schedule
+from .finite import finite
 from .sampling import denoise_input, stride_input
 
 
@@ -33,6 +34,7 @@ class DDIMStrideScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         return io.NodeOutput(sigmas, ", ".join(map(str, visited)), ui=schedule.shown(sigmas))
