@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..ddim.stride import STRIDES
+from ..host.sampler import Options
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
@@ -40,7 +41,7 @@ def cfg_input(tooltip, default=4.0):
 def eta_input():
     return io.Float.Input(
         "eta",
-        default=0.0,
+        default=Options.eta,
         min=0.0,
         max=1.0,
         step=0.01,

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import inversion
+from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -141,6 +142,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,

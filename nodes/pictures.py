@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..drawing import schedules
 from ..host import schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
+from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
@@ -116,6 +117,7 @@ class DDIMTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
     ):

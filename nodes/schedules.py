@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import schedule
+from .finite import finite
 from .inputs import denoise_input, stride_input
 from .schema import schema
 
@@ -35,6 +36,7 @@ class DDIMStrideScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         return io.NodeOutput(sigmas, ", ".join(map(str, visited)), ui=schedule.shown(sigmas))
