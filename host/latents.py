@@ -60,6 +60,20 @@ def repeat_pictures(latent, times):
     return repeated
 
 
+def pick(latent, places):
+    """The pictures at `places` of a LATENT, each with its batch_index, so its own noise, and its mask."""
+    indices = batch_indices(latent)
+    picked = latent | {
+        "samples": join([part[places] for part in parts(latent)], latent),
+        "batch_index": [indices[place] for place in places],
+    }
+    if latent.get("noise_mask") is not None:
+        masks = {"samples": latent["noise_mask"]}
+        fitted = [comfy.utils.repeat_to_batch_size(mask, len(indices)) for mask in parts(masks)]
+        picked["noise_mask"] = join([mask[places] for mask in fitted], masks)
+    return picked
+
+
 def fitting(latent, model=None):
     """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
     size."""

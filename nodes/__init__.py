@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension
 
 from ..host import routes
 
-FAMILIES = ["sampling", "schedules", "noise", "drafting", "inversion", "adaptive", "pictures", "demo"]
+FAMILIES = ["sampling", "grid", "schedules", "noise", "drafting", "inversion", "adaptive", "pictures", "demo"]
 
 
 class DDIMToolkit(ComfyExtension):
