@@ -112,7 +112,7 @@ def model_calls(cells):
 def sample(model, positive, negative, latent, cells):
     """The first picture of a LATENT in every cell, as a batch; previews and progress are those of the whole
     grid."""
-    picture = latents.pick(latent, [0])
+    picture = latents.take(latent, [0])
     total, done, drawn = model_calls(cells), 0, {}
     preview = latent_preview.prepare_callback(model, total)
 
@@ -124,7 +124,7 @@ def sample(model, positive, negative, latent, cells):
             drawn[cell.key] = run(model, positive, negative, picture, cell, shown(done))
             done += cell.calls
     samples = [latents.parts(drawn[cell.key]) for cell in cells]
-    return latents.pick(picture, [0] * len(cells)) | {
+    return latents.take(picture, [0] * len(cells)) | {
         "samples": latents.join([torch.cat(part) for part in zip(*samples, strict=True)], picture)
     }
 

@@ -60,18 +60,18 @@ def repeat_pictures(latent, times):
     return repeated
 
 
-def pick(latent, places):
-    """The pictures at `places` of a LATENT, each with its batch_index, so its own noise, and its mask."""
+def take(latent, rows):
+    """The rows of a LATENT, each with its mask and the index that its noise belongs to."""
     indices = batch_indices(latent)
-    picked = latent | {
-        "samples": join([part[places] for part in parts(latent)], latent),
-        "batch_index": [indices[place] for place in places],
+    taken = latent | {
+        "samples": join([part[rows] for part in parts(latent)], latent),
+        "batch_index": [indices[row] for row in rows],
     }
     if latent.get("noise_mask") is not None:
         masks = {"samples": latent["noise_mask"]}
         fitted = [comfy.utils.repeat_to_batch_size(mask, len(indices)) for mask in parts(masks)]
-        picked["noise_mask"] = join([mask[places] for mask in fitted], masks)
-    return picked
+        taken["noise_mask"] = join([mask[rows] for mask in fitted], masks)
+    return taken
 
 
 def fitting(latent, model=None):
