@@ -14,6 +14,7 @@ from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas
 from .noise import batch_noise, latent_noise
+from .travel import SamplerFunction
 
 
 def ddim_sampler(**options):
@@ -37,6 +38,7 @@ def check_options(
         raise ValueError(f"noise_device is {noise_device!r}; allowed are cpu, gpu")
 
 
+@SamplerFunction
 def sample_ddim(
     model,
     x,
