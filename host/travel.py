@@ -30,7 +30,7 @@ def loaded():
             return name
 
 def load():
-    """Load the pack from a custom_nodes folder, under the name that ComfyUI gives it; None if none holds it."""
+    """Load the pack from custom_nodes, under the name that ComfyUI gives it; None if it is not there."""
     try:
         import folder_paths
     except ImportError:
@@ -46,12 +46,12 @@ def load():
                 return name
 
 def find(place, name):
-    """The function or class `name` of a module of the pack (".host.noise") or of ComfyUI ("comfy_extras.x")."""
+    """A function or class by its place: ".host.noise" in the pack, or "comfy_extras.x" of ComfyUI."""
     package = loaded() or load() if place.startswith(".") else None
     if place.startswith(".") and package is None:
         raise ModuleNotFoundError(
-            "This SAMPLER or NOISE was made by DDIM Toolkit, which this ComfyUI does not have. Install the node"
-            " pack ddim-toolkit in its custom_nodes folder."
+            "This SAMPLER or NOISE was made by DDIM Toolkit, which this ComfyUI does not have. Install the"
+            " node pack ddim-toolkit in its custom_nodes folder."
         )
     return getattr(importlib.import_module(place, package), name)
 
@@ -83,7 +83,7 @@ _FIND, _REBUILD = _Finder("find"), _Finder("rebuild")
 
 
 class SamplerFunction:
-    """A sampler function of this pack, which a SAMPLER holds: called as the function, pickled by its place."""
+    """A sampler function of this pack, which a SAMPLER holds: called like it, pickled by its place."""
 
     def __init__(self, function):
         functools.update_wrapper(self, function)

@@ -1,4 +1,4 @@
-"""SAMPLER and NOISE values pickled here and opened in other processes, where the pack lies in another folder."""
+"""SAMPLER and NOISE values pickled here and opened in other processes, where the pack lies elsewhere."""
 
 import copy
 import importlib.util
