@@ -13,6 +13,7 @@ import torch
 
 from ..ddim import spherical
 from . import latents
+from .travel import Travels
 
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -55,7 +56,7 @@ class SeedNoise:
 
 
 @dataclass(frozen=True, eq=False)
-class HeldNoise:
+class HeldNoise(Travels):
     """NOISE that is known already: inverted, loaded, or made from a latent.
 
     parts    tensors (B, ...), one, or one for each part of a nested latent
@@ -115,7 +116,7 @@ class HeldNoise:
 
 
 @dataclass(frozen=True)
-class InterpolatedNoise:
+class InterpolatedNoise(Travels):
     """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture
     after the other.
 
@@ -182,7 +183,7 @@ class InterpolatedNoise:
 
 
 @dataclass(frozen=True)
-class ShiftedNoise:
+class ShiftedNoise(Travels):
     """NOISE base + weight (plus - minus), each picture scaled back to the norm of its base."""
 
     base: object

@@ -18,6 +18,7 @@ from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas
 from .noise import batch_noise, latent_noise
+from .travel import SamplerFunction
 
 NOISE_DEVICES = ("cpu", "gpu")
 
@@ -52,6 +53,7 @@ def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(sample_ddim, {"options": Options(**options)})
 
 
+@SamplerFunction
 def sample_ddim(
     model,
     x,
