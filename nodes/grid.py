@@ -5,7 +5,9 @@ import logging
 from comfy_api.latest import io
 
 from ..host import grid, routes
-from .sampling import SEED_MAX, denoise_input, eta_input, stride_input
+from .finite import finite
+from .inputs import SEED_MAX, cfg_input, denoise_input, eta_input, model_input, prompt_inputs, stride_input
+from .schema import schema
 
 VALUES_TOOLTIP = (
     "Its values: numbers such as 0, .3, 1; strides such as trailing, linspace; for seeds also 4 random, drawn"
@@ -16,16 +18,15 @@ VALUES_TOOLTIP = (
 class DDIMDialGrid(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMDialGrid",
             display_name="DDIM Dial Grid",
-            category="sampling/ddim",
             description=(
                 "One picture over two dials of DDIM KSampler: what each value does, side by side. Each is"
                 " the picture that DDIM KSampler gives with these dials."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
+                model_input(),
                 io.Combo.Input(
                     "across",
                     options=list(grid.DIALS),
@@ -55,19 +56,10 @@ class DDIMDialGrid(io.ComfyNode):
                     max=10000,
                     tooltip="Model calls of each picture, unless steps is one of the two dials.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance. 1 turns it off and halves the work.",
-                ),
+                cfg_input("Classifier-free guidance. 1 turns it off and halves the work."),
                 eta_input(),
                 stride_input(),
-                io.Conditioning.Input("positive", tooltip="What the picture should show."),
-                io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
+                *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
                     tooltip=(
@@ -98,6 +90,7 @@ class DDIMDialGrid(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,
