@@ -46,7 +46,7 @@ def latent_noise(latent, seed, device="cpu", stream=0):
 
 
 @dataclass(frozen=True)
-class SeedNoise:
+class SeedNoise(Travels):
     """NOISE of a seed: `latent_noise`, lazy. For pictures it is what the host's RandomNoise draws."""
 
     seed: int

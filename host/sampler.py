@@ -18,13 +18,13 @@ from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas
 from .noise import batch_noise, latent_noise
-from .travel import SamplerFunction
+from .travel import SamplerFunction, Travels
 
 NOISE_DEVICES = ("cpu", "gpu")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Travels):
     """The dials of a DDIM run; they pickle. Raises ValueError that names the first bad one.
 
     batch_index: the place of each sampled picture in its batch, from 0; None numbers them as they come.
