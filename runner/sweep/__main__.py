@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from ..comfyui import CHECKOUT, RunError, device_arguments
-from . import cluster, page
+from . import page
 from .options import OUTPUT, is_page_file
 from .plan import Plan
 from .results import Results
@@ -24,6 +24,12 @@ def main(options: dict) -> int:
     workflow = Path(options["workflow"])
     content = json.loads(workflow.read_text(encoding="utf-8"))
     address = options["ray"]
+    if (
+        not address
+    ):  # read when Ray is imported: this machine is then 127.0.0.1, and nothing else can reach it
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from . import cluster
+
     with cluster.remote(address) if address else cluster.local(options["workers"] or 1):
         accelerated = cluster.gpus()
         workers = options["workers"] or max(1, accelerated)
@@ -108,7 +114,7 @@ def clock(seconds: float) -> str:
 
 
 def describe(job) -> str:
-    return " ".join([f"{job.stage} of seed {job.label}", *(f"{name} {value}" for name, value in job.dials)])
+    return " ".join([f"{job.stage} of seed {job.label}", *map(" ".join, job.texts.items())])
 
 
 def types(content: dict) -> list[str]:

@@ -22,7 +22,7 @@ STORE = 256 * 2**20  # bytes that Ray's object store may take; pictures pass thr
 
 @contextlib.contextmanager
 def local(workers: int):
-    """Ray on this machine alone, for the length of a `with` block; nothing else can reach it."""
+    """Ray on this machine alone, for the length of a `with` block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(
         num_cpus=max(workers, os.cpu_count() or 1),
@@ -30,7 +30,6 @@ def local(workers: int):
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
     )
     try:
         yield

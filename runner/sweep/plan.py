@@ -41,6 +41,14 @@ class Job:
         """As --finish names it."""
         return f"{self.seed}:{self.picture}" if self.picture else str(self.seed)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The dials' values as text."""
+        return {
+            name: f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+            for name, value in self.dials
+        }
+
 
 class Plan:
     """What changes in a workflow from one picture to the next.

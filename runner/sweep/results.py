@@ -111,7 +111,7 @@ class Results:
             file.write(self.text(rows))
 
     def row(self, job: Job) -> dict:
-        return {"stage": job.stage, "seed": job.label, **{key: str(value) for key, value in job.dials}}
+        return {"stage": job.stage, "seed": job.label, **job.texts}
 
     def key(self, job: Job) -> tuple:
         return self.key_of(self.row(job))
@@ -123,9 +123,9 @@ class Results:
 def name(job: Job, number: int, total: int) -> str:
     """A file's name without its suffix: the seed and what is picked, the dials, the picture's number."""
     parts = [job.label.replace(":", "-")]
-    for dial, value in job.dials:
-        plain = re.sub(r"[^\w.+-]+", "-", str(value), flags=re.ASCII)[:40]
-        if plain != str(value):
-            plain += "-" + hashlib.sha256(str(value).encode()).hexdigest()[:6]
+    for dial, text in job.texts.items():
+        plain = re.sub(r"[^\w.+-]+", "-", text, flags=re.ASCII)[:40]
+        if plain != text:
+            plain += "-" + hashlib.sha256(text.encode()).hexdigest()[:6]
         parts.append(re.sub(r"[^\w]+", "-", dial, flags=re.ASCII) + "-" + plain)
     return "_".join([*parts, *([str(number)] if total > 1 else [])])

@@ -48,8 +48,7 @@ class Worker:
         return self.name
 
     def object_info(self, types: list[str]) -> str:
-        """JSON {node type: description} of those of `types` that this ComfyUI has, as GET /object_info answers.
-        """
+        """JSON of what GET /object_info answers, for those of `types` that this ComfyUI has."""
         import nodes
 
         known = nodes.NODE_CLASS_MAPPINGS
