@@ -6,6 +6,7 @@ import re
 
 import torch
 
+from ..ddim.checks import within
 from ..ddim.stride import timesteps
 from .model import check_sigmas, model_sampling, sigmas_at, table
 
@@ -16,8 +17,7 @@ def stride_sigmas(model, steps, stride, denoise=1.0):
     denoise below 1 strides over the lowest round(denoise T) timesteps of the model's T. Raises ValueError for
     a bad stride, steps or denoise.
     """
-    if not 0.0 <= denoise <= 1.0:
-        raise ValueError(f"denoise is {denoise}; it must lie between 0 and 1")
+    within("denoise", denoise, 0, 1)
     sampling = model_sampling(model)
     rows = round(denoise * len(table(sampling)))
     if rows == 0:

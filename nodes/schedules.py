@@ -3,16 +3,19 @@
 from comfy_api.latest import io
 
 from ..host import schedule
-from .sampling import denoise_input, stride_input
+from .finite import finite
+from .inputs import denoise_input, stride_input
+from .schema import schema
 
 
 class DDIMStrideScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMStrideScheduler",
             display_name="DDIM Stride Scheduler",
-            category="sampling/ddim",
+            search_aliases=["timesteps", "spacing", "trailing", "ddim_uniform"],
+            has_intermediate_output=True,
             description=(
                 "DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler."
                 " Steps are model calls, exactly."
@@ -33,6 +36,7 @@ class DDIMStrideScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         return io.NodeOutput(sigmas, ", ".join(map(str, visited)), ui=schedule.shown(sigmas))
@@ -41,10 +45,11 @@ class DDIMStrideScheduler(io.ComfyNode):
 class DDIMCustomSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMCustomSchedule",
             display_name="DDIM Custom Schedule",
-            category="sampling/ddim",
+            search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
+            has_intermediate_output=True,
             description=(
                 "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
                 " is added."

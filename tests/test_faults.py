@@ -10,6 +10,7 @@ import comfy.sample
 import pytest
 import torch
 from comfy.model_base import ModelType
+from comfy_api.latest import io
 from conftest import ROOT
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
@@ -18,6 +19,7 @@ from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_schema import NODES
 
 C = analytic.CONDITIONING
 MODEL = analytic.model(ModelType.V_PREDICTION, analytic.four_modes(), 0.3)
@@ -81,6 +83,23 @@ def test_the_ends_of_the_range_of_steps(steps):
 @pytest.mark.parametrize("cfg", [0.0, 1.0, 100.0])
 def test_any_guidance(cfg):
     assert ksampler(cfg=cfg).isfinite().all()
+
+
+FLOATS = [
+    (name, kind.id)
+    for name, node in NODES.items()
+    for kind in node.GET_SCHEMA().inputs
+    if isinstance(kind, io.Float.Input)
+]
+
+
+@pytest.mark.parametrize("name, given", FLOATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_float_is_nan_or_infinite(name, given, value):
+    """Said before anything else is looked at."""
+    others = dict.fromkeys(kind.id for kind in NODES[name].GET_SCHEMA().inputs)
+    with pytest.raises(ValueError, match=f"^{given} is {value}; it must be a finite number"):
+        NODES[name].execute(**others | {given: value})
 
 
 def test_nan_from_the_model_names_the_first_step(shipped):
