@@ -127,7 +127,11 @@ def types(content: dict) -> list[str]:
 def command(options: dict, workflow: Path, folder: Path) -> list[str]:
     """What the page's finish command begins with."""
     words = ["python", str(CHECKOUT / "run.py"), "sweep", str(workflow), "--output", str(folder.absolute())]
-    for name in ("seed_of", "workers", "ray", "comfyui", "python"):
+    if options["comfyui"]:
+        words += ["--comfyui", os.environ["COMFYUI_PATH"]]
+    if options["python"]:
+        words += ["--python", sys.executable]
+    for name in ("seed_of", "workers", "ray"):
         if options[name]:
             words += ["--" + name.replace("_", "-"), str(options[name])]
     return words
