@@ -44,6 +44,16 @@ def latent_noise(latent, seed, device="cpu", stream=0):
     return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts, strict=True)], latent)
 
 
+@dataclass(frozen=True)
+class SeedNoise:
+    """NOISE of a seed: `latent_noise`, lazy. For pictures it is what the host's RandomNoise draws."""
+
+    seed: int
+
+    def generate_noise(self, latent):
+        return latent_noise(latent, self.seed)
+
+
 @dataclass(frozen=True, eq=False)
 class HeldNoise:
     """NOISE that is known already: inverted, loaded, or made from a latent.
