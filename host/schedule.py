@@ -114,9 +114,3 @@ def number(word):
     if not math.isfinite(value):
         raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
     return value
-
-
-def shown(sigmas, note=""):
-    """What a node hands to the page with its outputs: the noise levels, drawn on the node's stride strip, and
-    a note on them."""
-    return {"ddim_sigmas": sigmas.tolist(), "ddim_note": [note] if note else []}
