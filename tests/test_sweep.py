@@ -331,6 +331,8 @@ def test_a_sweep_gives_what_the_queue_gives(server, info, tmp_path):
         entry = server.queue(built, workflow)
         expected = [server.image(each) for key in outputs for each in entry["outputs"][key]["images"]]
         assert [sweep.content(row) for row in mine] == expected
+        with Image.open(sweep.folder / mine[0]["file"]) as picture:  # what the page opens makes it again
+            assert Plan(json.loads(picture.text["workflow"]), info).prompt == built
     page = (sweep.folder / "index.html").read_text()
     assert all(row["file"] in page for row in rows) and "http" not in page.partition("<script>")[0]
 
@@ -393,4 +395,25 @@ def test_ctrl_c_and_the_same_command_again(tmp_path):
     assert (
         sorted(int(row["seed"]) for row in sweep.rows()) == list(range(12))
         and sweep.rows()[: len(first)] == first
+    )
+
+
+def test_a_cluster_loses_a_machine(tmp_path):
+    """Two Ray nodes with a worker each; the worker on the second one is gone with it."""
+    sweep = Sweep(tmp_path, prompt(steps=30))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        process = sweep.start("--seeds", "0-11", "--workers", "2", "--ray", cluster.address)
+        sweep.wait_for(2, process)
+        cluster.remove_node(second, allow_graceful=False)
+        status, output = sweep.end(process)
+    finally:
+        cluster.shutdown()
+    rows = sweep.rows()
+    assert status == 0, output
+    assert sorted(int(row["seed"]) for row in rows) == list(range(12)) and not any(
+        row["error"] for row in rows
     )
