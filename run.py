@@ -24,7 +24,7 @@ from runner.comfyui import (
     pack_arguments,
     require_modules,
 )
-from runner.demo import OUTPUT
+from runner.demo import OUTPUT, PICK
 from runner.demo import demo as run_demo
 from runner.server import end_on_terminate, free_port
 from runner.sweep import options as sweep_options
@@ -54,7 +54,8 @@ def main(arguments=None) -> int:
 
 
 def demo(comfyui: ComfyUI, options, rest) -> int:
-    for path in run_demo(comfyui, options.output, options.prompt, options.seed, options.steps, options.eta):
+    changes = options.prompt, options.seed, options.steps, options.eta, options.pick
+    for path in run_demo(comfyui, options.output, *changes):
         print(path)
     return 0
 
@@ -62,8 +63,8 @@ def demo(comfyui: ComfyUI, options, rest) -> int:
 def serve(comfyui: ComfyUI, options, rest) -> int:
     port = options.port or free_port(8188)
     print(
-        f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C"
-        " ends it.",
+        f"The page will be at http://127.0.0.1:{port} (the examples: Templates, in the sidebar). Ctrl+C ends"
+        " it.",
         flush=True,
     )
     screen = (
@@ -124,11 +125,12 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    made = command(demo, "Draft and final of one prompt and seed, saved side by side in output/.")
+    made = command(demo, "Eight drafts of a prompt and the final of one, drawn side by side in output/.")
     made.add_argument("--prompt", help="what to draw")
     made.add_argument("--seed", type=int)
-    made.add_argument("--steps", type=int, help="model calls of the DDIM draft")
-    made.add_argument("--eta", type=float, help="0 is DDIM, 1 is DDPM")
+    made.add_argument("--steps", type=int, help="model calls of a draft")
+    made.add_argument("--eta", type=float, help="of the drafts: 0 is DDIM, 1 is DDPM")
+    made.add_argument("--pick", type=int, default=PICK, help="number of the draft to finish (%(default)s)")
     made.add_argument(
         "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
     )

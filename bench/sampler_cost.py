@@ -76,7 +76,7 @@ def seconds(run, device):
 def main(folder):
     import comfy.k_diffusion.sampling as k
     from ddim_toolkit.host.model import sigmas_at
-    from ddim_toolkit.host.sampler import Options, sample_ddim
+    from ddim_toolkit.host.sampler import sample_ddim
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -88,14 +88,14 @@ def main(folder):
         model = FreeModel(x0)
         sampling = model.inner_model.inner_model.model_sampling
         sigmas = sigmas_at(sampling, [999 - 50 * i for i in range(STEPS)]).to(device)
-        seeded, noisy = {"seed": 1}, Options(eta=1.0, noise_device="gpu")
+        seeded, noisy = {"seed": 1}, dict(eta=1.0, noise_device="gpu")
         pairs = {
             ("eta 0", "euler"): (
                 partial(sample_ddim, model, x, sigmas, disable=True),
                 partial(k.sample_euler, model, x, sigmas, disable=True),
             ),
             ("eta 1", "euler_ancestral"): (
-                partial(sample_ddim, model, x, sigmas, seeded, disable=True, options=noisy),
+                partial(sample_ddim, model, x, sigmas, seeded, disable=True, **noisy),
                 partial(k.sample_euler_ancestral, model, x, sigmas, seeded, disable=True),
             ),
         }

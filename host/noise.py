@@ -8,6 +8,7 @@ that they are asked to fill, and they hold only plain values, so that they pickl
 import math
 from dataclasses import dataclass, replace
 
+import comfy.model_management
 import numpy
 import torch
 
@@ -62,6 +63,7 @@ class HeldNoise(Travels):
     parts    tensors (B, ...), one, or one for each part of a nested latent
     indices  the batch index of each of the B pictures
     name     what an error message calls it
+    empty_only  whether it holds on an empty latent alone, as noise that was mixed from inverted noise does
 
     A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
     """
@@ -70,6 +72,7 @@ class HeldNoise(Travels):
     indices: tuple
     seed: int = 0
     name: str = "noise"
+    empty_only: bool = False
 
     def __post_init__(self):
         if not all(torch.isfinite(part).all() for part in self.parts):
@@ -89,6 +92,11 @@ class HeldNoise(Travels):
                 f"{self.name}: it is noise for pictures of shape {_shape(held_shapes)}, but the latent asks"
                 f" for {_shape(shapes)}. Use a latent of the size (and the kind of model) that the noise was"
                 " made for."
+            )
+        if self.empty_only and any(part.any() for part in parts):
+            raise ValueError(
+                f"{self.name}: it was mixed from inverted noise and saved for an empty latent, and would be"
+                " wrong on a picture. Use the latent that comes out of DDIM Load Noise."
             )
         rows = self._rows(wanted)
         return latents.join(
@@ -170,6 +178,7 @@ class InterpolatedNoise(Travels):
         return latents.join(morphed, latent)
 
     def _frame(self, corners, place, index):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         picture, frame = divmod(index, self.rows * self.frames)
         if self.mode == "variation":
             return spherical.turn(corners[0][picture], corners[1][place], self.strength * math.pi / 2)
@@ -252,6 +261,7 @@ def _shape(shapes):
 def _draw(seed, indices, shapes, dtype, device, stream):
     # Drawn in float32 whatever the dtype: half precision would draw other numbers.
     def picture(generator):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         return [torch.randn(tuple(shape), generator=generator, device=device).to(dtype) for shape in shapes]
 
     drawn = {}

@@ -3,7 +3,7 @@
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
@@ -49,8 +49,8 @@ class Options(Travels):
 
 
 def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
-    """SAMPLER of this pack, a plain value that pickles, with the fields of `Options`."""
-    return comfy.samplers.KSAMPLER(sample_ddim, {"options": Options(**options)})
+    """SAMPLER of this pack, a plain value that pickles; `options` are fields of Options."""
+    return comfy.samplers.KSAMPLER(sample_ddim, asdict(Options(**options)))
 
 
 @SamplerFunction
@@ -61,15 +61,14 @@ def sample_ddim(
     extra_args=None,
     callback=None,
     disable=None,
-    *,
-    options=Options(),
+    **options,
 ):
-    """The host's sampler-function signature around `ddim.solve.sample`.
+    """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
 
     The state is float32 whatever the model's dtype. The noise of the jump that leaves sigma_t is a stream of
     its own, so a run split in two (SplitSigmas) draws what the whole run draws.
     """
-    extra_args = {} if extra_args is None else extra_args
+    extra_args, options = extra_args or {}, Options(**options)
     sampling = model.inner_model.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     x = x.float()

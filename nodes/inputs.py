@@ -59,8 +59,8 @@ def stride_input():
         default="trailing",
         tooltip=(
             "Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps."
-            " leading is the first DDIM code's. linspace holds both ends. quadratic, the paper's, spends more"
-            " steps on detail."
+            " leading is diffusers': with many steps it starts far below that. linspace holds both ends."
+            " quadratic, the paper's, spends more steps on detail."
         ),
     )
 

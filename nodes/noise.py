@@ -323,7 +323,8 @@ class DDIMSaveNoise(io.ComfyNode):
         if prompt:
             recipe["prompt"] = prompt
         drawn = values.to_latent(noise, latents.fitting(latent_image, model))
-        name, place = noise_files.save(drawn, recipe, filename_prefix, noise_files.workflow(cls.hidden))
+        graph = noise_files.workflow(cls.hidden)
+        name, place = noise_files.save(drawn, recipe, filename_prefix, graph, noise)
         return io.NodeOutput(name, ui={"noise": [place]})
 
 
@@ -373,8 +374,8 @@ class DDIMLoadNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, file):
-        noise, recipe = noise_files.load(file)
-        return io.NodeOutput(noise, noise.empty_latent(), json.dumps(recipe, indent=2, ensure_ascii=False))
+        noise, latent, recipe = noise_files.load(file)
+        return io.NodeOutput(noise, latent, json.dumps(recipe, indent=2, ensure_ascii=False))
 
 
 NODES = [

@@ -121,11 +121,14 @@ class DDIMTrajectory(io.ComfyNode):
     def execute(
         cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
     ):
+        note = ""
         if sigmas is None:
-            sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(
-            *trajectory.film_strip(model, seed, cfg, eta, positive, negative, latent_image, sigmas)
+            sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
+            note = schedule.note_on(model, visited, stride, denoise)
+        film, latent, table = trajectory.film_strip(
+            model, seed, cfg, eta, positive, negative, latent_image, sigmas
         )
+        return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 
 NODES = [DDIMSchedulePlot, DDIMTrajectory]

@@ -175,12 +175,13 @@ class DDIMKSampler(io.ComfyNode):
     @classmethod
     @finite
     def execute(cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise):
-        sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
+        sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         if len(sigmas) == 0:  # denoise 0 leaves the picture alone, as the host does
             return io.NodeOutput(latent_image, latent_image)
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
-        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas))
+        note = schedule.note_on(model, visited, stride, denoise)
+        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas, note))
 
 
 NODES = [DDIMSampler, DDIMKSampler]

@@ -295,7 +295,7 @@ def test_no_value_is_read_between_the_model_calls(options):
             sigmas,
             {"seed": 1},
             disable=True,
-            options=sampler.Options(**options),
+            **options,
         )
     assert len(calls) == 10 and 0 in reads  # the checks before the loop do read
     assert set(reads) <= {0, 10}
