@@ -17,7 +17,7 @@ def picture(shade):
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """The page of seeds 2 and 10 at two etas, and of seed 3 with a batch of two and its second one's final."""
+    """The page of seeds 2 and 10 at two etas, and of seed 3 with a batch of two and its second final."""
     results = Results(tmp_path, "fingerprint", ["eta"])
     for seed in (10, 2):
         for eta in (1.0, 0.3):
@@ -27,7 +27,7 @@ def opened(chromium, tmp_path):
     sweep_page.write(results, "a <title>", ["python", "run.py", "sweep", "my file.json"])
     page = chromium.new_page(offline=True)
     errors = []
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.goto((tmp_path / "index.html").as_uri())
     yield page
     page.close()
