@@ -17,13 +17,13 @@ import {
   setWidget,
   widgetOf,
 } from "./graph.js";
-import { hold, holder, release, withSeeds } from "./seeds.js";
+import { hold, holder, release, untouched, withSeeds } from "./seeds.js";
 import { listenForRuns, runsOf } from "./sheet_runs.js";
 import { sheetView } from "./sheet_view.js";
 import { watch } from "./watch.js";
 
 const HEIGHT = 300;
-const SIZE = [640, 720];
+const SIZE = [800, 620]; // two rows of four squares
 const sheets = new Set();
 
 app.registerExtension({
@@ -56,7 +56,7 @@ function addSheet(node) {
     finishPicked,
     copyDials,
   });
-  let seen = picks.value;
+  let seen; // what `picks` said when the marks were made
 
   function toggle(run, number) {
     if (!run.picked.delete(number)) run.picked.add(number);
@@ -115,14 +115,16 @@ function addSheet(node) {
     }
   }
 
-  /** What the user, or undo, wrote: picks of the loaded run, or of the newest. */
+  /** What the user typed, or undo brought back: picks of the run whose seeds the graph has. */
   function read() {
-    const run = loaded() ?? runs()[0];
     seen = picks.value;
-    if (!run || picks.value === textOf(run.picked)) return;
+    const former = loaded();
+    const run = runs().find((each) => untouched(each.prompt));
     const numbers = (picks.value.match(/\d+/g) ?? []).map(Number);
-    run.picked = new Set(numbers.filter((number) => number >= 1 && number <= run.pictures.length));
-    if (!run.picked.size) release(name());
+    if (former && former !== run) former.picked.clear();
+    if (run) run.picked = new Set(numbers.filter((number) => number >= 1 && number <= run.pictures.length));
+    if (!numbers.length) release(name());
+    runs().loaded = numbers.length ? run : undefined;
   }
 
   // after Run, too, what was picked is finished

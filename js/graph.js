@@ -87,6 +87,7 @@ export function addPart(node, name, element, height, grows = false) {
   // else the press would drag the node
   const keepFromNode = (event) => event.button === 0 && event.stopPropagation();
   element.classList.add("ddim-part");
+  if (grows) element.classList.add("widget-expands"); // Nodes 2.0's own mark for this
   element.addEventListener("pointerdown", keepFromNode);
   const options = {
     serialize: false,
@@ -102,6 +103,12 @@ export function addPart(node, name, element, height, grows = false) {
     node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   };
   chain(node, "onConfigure", grow); // a file may come from a page without this part
+  // Nodes 2.0 goes on showing the part of the node that had this id before undo or a change of tabs
+  const show = () =>
+    element.isConnected ||
+    document.querySelector(`[data-node-id="${node.id}"] .ddim-${name}`)?.replaceWith(element);
+  element.classList.add(`ddim-${name}`);
+  chain(node, "onAdded", () => setTimeout(show, 100));
   grow();
   return widget;
 }

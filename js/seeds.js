@@ -113,8 +113,8 @@ export function numbersNow() {
   return found;
 }
 
-/** Whether the graph's seeds are still a prompt's, or what they were at an earlier `numbersNow`. */
-export function untouched(prompt, before) {
+/** Whether the graph's seeds are a prompt's, or what they were at an earlier `numbersNow`. */
+export function untouched(prompt, before = new Map()) {
   return placesOf(prompt).every(({ value, place }) => {
     const now = place?.widget.value;
     return !place || now === value || now === before.get(`${idOf(place.node)} ${place.widget.name}`);

@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { make } from "./graph.js";
 
-const SMALLEST = 150; // pixels of a picture that the sheet chooses by itself
+const SMALLEST = 130; // pixels of a picture that the sheet chooses by itself
 const GAP = 8;
 const FOOT = 30;
 
@@ -136,8 +136,8 @@ export function sheetView({ toggle, finish, finishPicked, copyDials }) {
         decoding: "async",
         draggable: false,
       }),
-      make("span", { class: "ddim-tick pi pi-check" }),
-      act("", "Look closely", () => look(run, number, cell), "ddim-look pi pi-search-plus"),
+      icon("pi-check"),
+      act(icon("pi-search-plus"), "Look closely", () => look(run, number, cell), "ddim-look"),
     );
     const label = make("span", { class: "ddim-cell-label" });
     const foot = make("div", { class: "ddim-cell-foot" }, make("b", {}, number), label);
@@ -265,6 +265,8 @@ const overlay = (final) =>
   make("img", { class: "ddim-over", src: address(final), alt: "Final", decoding: "async", draggable: false });
 
 const shape = ({ size: [width, height] }) => `aspect-ratio: ${width} / ${height}; --ratio: ${width / height}`;
+
+const icon = (name) => make("i", { class: `pi ${name}` });
 
 const slide = (picture, share) => picture.style.setProperty("--at", `${100 * share}%`);
 
