@@ -4,16 +4,16 @@ from comfy_api.latest import io
 
 from ..host import sheet
 from ..host.noise import SeedNoise
-from .sampling import SEED_MAX
+from .inputs import SEED_MAX
+from .schema import schema
 
 
 class DDIMSeed(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMSeed",
             display_name="DDIM Seed",
-            category="sampling/ddim",
             description=(
                 "One seed for draft and final: as a number for samplers with a seed, and as the noise that it"
                 " stands for. It fits every sampler."
@@ -47,10 +47,9 @@ class DDIMSeed(io.ComfyNode):
 class DDIMContactSheet(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMContactSheet",
             display_name="DDIM Contact Sheet",
-            category="sampling/ddim",
             description=(
                 "Shows a batch of drafts and passes on the picked ones alone. While nothing is picked, what"
                 " hangs behind it does not run, so a graph drafts until you like one: then one click finishes"
@@ -125,10 +124,10 @@ class DDIMContactSheet(io.ComfyNode):
 class DDIMDraftSwitch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMDraftSwitch",
             display_name="DDIM Draft Switch",
-            category="sampling/ddim",
+            search_aliases=["lazy switch", "if else", "preview or final"],
             description=(
                 "Passes on the draft or the final. Only the chosen branch is computed; the nodes of the other"
                 " one do not run. What is computed stays cached, so turning the switch back costs nothing."
