@@ -16,7 +16,7 @@ from .workflow import to_prompt, upstream
 
 EXAMPLE = CHECKOUT / "example_workflows" / "draft_or_final.json"
 OUTPUT = CHECKOUT / "output"
-PICK, COLUMNS = 3, 4
+PICK, COLUMNS = 4, 4
 
 
 def demo(

@@ -75,6 +75,7 @@ def inside(node, bounding):
 @EVERY
 def test_the_queue_runs_it(server, info, name):
     prompt = gallery.runnable(name, info)
+    gallery.pick(prompt, "1")
     for node in prompt.values():
         inputs = node["inputs"]
         for key, most in MOST.items():
