@@ -14,6 +14,7 @@ import torch
 
 from ..ddim import spherical
 from . import latents
+from .travel import Travels
 
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -45,8 +46,18 @@ def latent_noise(latent, seed, device="cpu", stream=0):
     return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts, strict=True)], latent)
 
 
+@dataclass(frozen=True)
+class SeedNoise(Travels):
+    """NOISE of a seed: `latent_noise`, lazy. For pictures it is what the host's RandomNoise draws."""
+
+    seed: int
+
+    def generate_noise(self, latent):
+        return latent_noise(latent, self.seed)
+
+
 @dataclass(frozen=True, eq=False)
-class HeldNoise:
+class HeldNoise(Travels):
     """NOISE that is known already: inverted, loaded, or made from a latent.
 
     parts    tensors (B, ...), one, or one for each part of a nested latent
@@ -113,7 +124,7 @@ class HeldNoise:
 
 
 @dataclass(frozen=True)
-class InterpolatedNoise:
+class InterpolatedNoise(Travels):
     """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture
     after the other.
 
@@ -181,7 +192,7 @@ class InterpolatedNoise:
 
 
 @dataclass(frozen=True)
-class ShiftedNoise:
+class ShiftedNoise(Travels):
     """NOISE base + weight (plus - minus), each picture scaled back to the norm of its base."""
 
     base: object
