@@ -63,6 +63,10 @@ def ksampler(**changes):
             dict(latent_image=latent(1, 16, 8, 8, fill=0.5)),
             "latent_image has 16 channels; this model's latents have 4",
         ),
+        (
+            dict(latent_image=latent(1, 4, 3, 8, 8)),
+            "latent_image has 5 dimensions.*latents have 4",
+        ),
         (dict(latent_image=latent(1, 4, 0, 8)), "latent_image is empty"),
         (dict(latent_image=latent(0, 4, 8, 8)), "latent_image is empty"),
         (dict(latent_image=latent(2, 4, 8, 8) | {"batch_index": [5]}, eta=1.0), "batch_index"),

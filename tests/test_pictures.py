@@ -53,6 +53,17 @@ def test_plot_node_shows_one_to_four(tmp_path, monkeypatch):
         DDIMSchedulePlot.execute(given[0], torch.tensor([1.0, 2.0]))
 
 
+def test_labels_may_hold_line_breaks(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    pictures = [
+        DDIMSchedulePlot.execute(torch.tensor([10.0, 1.0, 0.0]), labels=text).args[0]
+        for text in ("one\n two\r\n,\n", "one two")
+    ]
+    assert torch.equal(*pictures)
+
+
 def plot_colour(k):
     return torch.tensor([int(pen.COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
