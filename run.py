@@ -43,7 +43,7 @@ def main(arguments=None) -> int:
     try:
         comfyui = find_existing(options.comfyui, options.python)
         if comfyui is None:
-            groups = {test: ["test"], sweep: ["sweep"]}
+            groups = {test: ["test"], sweep: ["sweep"], bench: ["sweep"]}
             comfyui = install.managed(groups.get(options.action, []))
         return options.action(comfyui, options, rest)
     except RunError as error:

@@ -84,6 +84,7 @@ class DDIMInversion(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "max_iterations",
+                    display_name="iterations",
                     default=40,
                     min=1,
                     max=1000,
@@ -94,6 +95,7 @@ class DDIMInversion(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "measure_round_trip",
+                    display_name="round trip",
                     default=False,
                     tooltip=(
                         "Sample once more from the noise and report how far the picture that comes back is"
