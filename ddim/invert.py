@@ -20,10 +20,10 @@ from .solve import check_finite, jumps
 
 @dataclass
 class Inversion:
-    """A recorded run of S jumps on a batch of B pictures; entry i belongs to the jump from sigmas[i] to
-    sigmas[i + 1].
+    """A recorded run of S jumps on a batch of B pictures; entry i of maps and errors belongs to the jump from
+    sigmas[i] to sigmas[i + 1].
 
-    states  x_t at sigmas[i], (B, ...), float32, on the CPU
+    states  x_t at each of the S + 1 sigmas, (B, ...), float32, on the CPU; the last is the picture
     maps    what the jump lacks: x_s - a x_t - b x0_hat(x_t), likewise; 0 where the jump was solved
     errors  root mean square of that, in units of sqrt(alpha_t^2 + sigma_t^2), one float a picture; empty
             where not measured
@@ -35,10 +35,15 @@ class Inversion:
     errors: list = field(default_factory=list)
     calls: int = 0
 
+    @classmethod
+    def of(cls, picture):
+        """A run that has come to nothing but its picture, (B, ...)."""
+        return cls([on_cpu(picture)])
+
     def put(self, x, rest=None, errors=()):
         """Record the jump before (noisier than) the last one recorded."""
-        self.states.insert(0, x.cpu())
-        self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else rest.cpu())
+        self.states.insert(0, on_cpu(x))
+        self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else on_cpu(rest))
         self.errors.insert(0, list(errors))
 
 
@@ -49,7 +54,7 @@ def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
     at most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations
     calls, goes on from its best iterate. Raises FloatingPointError where the model returns no finite numbers.
     """
-    run, slopes, levels = Inversion(), [], list(zip(alphas, sigmas, strict=True))
+    run, slopes, levels = Inversion.of(x), [], list(zip(alphas, sigmas, strict=True))
     coefficients = jumps(alphas, sigmas)
     for i in reversed(range(len(coefficients))):
         (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
@@ -94,7 +99,7 @@ def ddim(denoise, x, alphas, sigmas):
 
     The noisiest jump is not measured: that would take one call more.
     """
-    run, levels, coefficients = Inversion(), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
+    run, levels, coefficients = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
     last, sums = len(coefficients) - 1, []
     x_s = x
     for i in reversed(range(last + 1)):
@@ -122,13 +127,12 @@ def noise_maps(denoise, x, alphas, sigmas, eta, noise):
     level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's
     would.
     """
-    run, levels, sums = Inversion(), list(zip(alphas, sigmas, strict=True)), []
-    picture, (alpha_end, sigma_end) = x, levels[-1]
+    run, levels, sums = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), []
+    picture = x
     coefficients = jumps(alphas, sigmas, eta)
     for i in reversed(range(len(coefficients))):
-        (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
-        keep = alpha / alpha_end
-        x_t = keep * picture + sqrt(max(sigma**2 - (keep * sigma_end) ** 2, 0.0)) * noise(i)
+        a, b, _ = coefficients[i]
+        x_t = diffused(picture, noise(i), levels[i], levels[-1])
         rest = x - a * x_t - b * denoise(x_t, i)
         sums.append(rest.sum())
         run.put(x_t, rest, [0.0] * len(x))
@@ -152,6 +156,12 @@ def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None):
     return x
 
 
+def diffused(x_s, z, t, s):
+    """x_t drawn from the forward process, given x_s and z ~ N(0, I). t, s: (alpha, sigma)."""
+    keep = t[0] / s[0]
+    return keep * x_s + sqrt(max(t[1] ** 2 - (keep * s[1]) ** 2, 0.0)) * z
+
+
 def towards_noise(x_s, eps, t, s):
     """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise. t, s: (alpha,
     sigma)."""
@@ -165,6 +175,11 @@ def extrapolated(slopes, angle):
         return slopes[-1][1] if slopes else None
     (earlier, eps_earlier), (later, eps_later) = slopes
     return torch.lerp(eps_earlier, eps_later, (angle - earlier) / (later - earlier))
+
+
+def on_cpu(x):
+    """A float32 copy that nothing else writes into."""
+    return x.detach().to("cpu", torch.float32, copy=True)
 
 
 def root_mean_square(x):

@@ -1,17 +1,17 @@
-"""Inversion through the host: its guider, so that conditioning, masks, hooks, previews and cancel work as in
+"""Inversion through the host's guider, so that conditioning, masks, hooks, previews and cancel work as in
 sampling."""
 
+import math
 from dataclasses import dataclass
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
-from tqdm.auto import tqdm
 
 from ..ddim import invert
 from . import latents
+from .loop import model_calls
 from .model import alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
@@ -52,105 +52,115 @@ class InvertedNoise:
         return unpacked(packed(latents.parts({"samples": noise})) - self.weight * seen, latent)
 
 
-class Inverter(comfy.samplers.Sampler):
-    """A SAMPLER that runs from the latent to the noise. What it finds stays in `run`, `start` and `weights`:
-    the host divides what a sampler returns by 1 - sigma on flow models, which is 0 at their top."""
+@dataclass
+class Start:
+    """How the host mixes what a run starts at: alpha * latent + scale * noise; top: from pure noise."""
 
-    def __init__(self, method, eta, tolerance, max_iterations, indices):
-        self.method, self.eta, self.tolerance, self.max_iterations, self.indices = (
-            method,
-            eta,
-            tolerance,
-            max_iterations,
-            indices,
-        )
+    alpha: float
+    scale: float
+    top: bool
 
-    def sample(
-        self,
-        model_wrap,
-        sigmas,
-        extra_args,
-        callback,
-        noise,
-        latent_image=None,
-        denoise_mask=None,
-        disable_pbar=False,
-    ):
-        sampling = model_wrap.inner_model.model_sampling
-        levels = check_sigmas(sigmas, sampling)
-        levels_alpha = alphas(sampling, levels)
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise = latent_image, noise
-        extra_args["denoise_mask"] = denoise_mask
-        x = levels_alpha[-1] * latent_image.float()
-        ones, calls = x.new_ones([x.shape[0]]), 0
-        steps = len(levels) - 1
-        solving = self.method == "exact" and self.eta == 0
-
-        with tqdm(total=steps, disable=disable_pbar) as bar:
-
-            def denoise(x, i):
-                nonlocal calls
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                x0 = model(x, sigmas[i] * ones, **extra_args)
-                calls += 1
-                bar.total = (
-                    calls + 3 * i if solving else steps
-                )  # about 3 calls a step that is still to be solved
-                bar.update()
-                if callback is not None:
-                    callback(calls - 1, x0, x, max(bar.total, calls))
-                return x0
-
-            def draw(i):
-                number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
-                return batch_noise(extra_args.get("seed") or 0, self.indices, x.shape[1:], stream=number).to(
-                    x.device
-                )
-
-            if self.eta > 0:
-                self.run = invert.noise_maps(denoise, x, levels_alpha, levels, self.eta, draw)
-            elif solving:
-                self.run = invert.exact(denoise, x, levels_alpha, levels, self.tolerance, self.max_iterations)
-            else:
-                self.run = invert.ddim(denoise, x, levels_alpha, levels)
-
-        self.top = self.max_denoise(model_wrap, sigmas)
+    @classmethod
+    def of(cls, guider, sigmas):
+        top = comfy.samplers.Sampler().max_denoise(guider, sigmas)
+        mix = guider.inner_model.model_sampling.noise_scaling
         unit = torch.ones((1, 1), device=sigmas.device)
-        self.alpha, self.scale = (
-            sampling.noise_scaling(sigmas[0], noise_part, latent_part, self.top).item()
-            for noise_part, latent_part in ((unit * 0, unit), (unit, unit * 0))
-        )
-        start = self.run.states[0]
-        if denoise_mask is not None:  # what the mask keeps comes back from any noise: it gets proper one
-            drawn = self.alpha * latent_image + self.scale * noise
-            start = torch.where(denoise_mask.cpu() > 0, start, drawn.float().cpu())
-        self.start = start
-        return latent_image
+        alpha, scale = mix(sigmas[0], 0 * unit, unit, top).item(), mix(sigmas[0], unit, 0 * unit, top).item()
+        return cls(alpha, scale, top)
+
+    def noise(self, state, picture):
+        """The noise from which a run on `picture` starts at `state`."""
+        return (state - self.alpha * picture) / self.scale
 
 
 @dataclass
 class Inverted:
-    """What an inversion found: noise NOISE, latent LATENT of its numbers, replay SAMPLER, run
-    (ddim.invert.Inversion), sigmas, top (whether they start at pure noise), round_trip (RMSE of the worst
-    picture, or None)."""
+    """What an inversion found.
+
+    noise       InvertedNoise
+    latent      LATENT of its numbers
+    replay      SAMPLER that replays the recorded run
+    run         ddim.invert.Inversion
+    sigmas      those of the run, floats
+    top         whether they start at pure noise
+    round_trip  RMSE of the worst picture, or None where not measured
+    """
 
     noise: InvertedNoise
     latent: dict
-    replay: object
+    replay: comfy.samplers.KSAMPLER
     run: invert.Inversion
-    sigmas: list
+    sigmas: list[float]
     top: bool
     round_trip: float | None = None
 
 
-def invert_latent(
+def sample_inversion(
     model,
-    positive,
-    negative,
-    cfg,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    result,
+    method,
+    eta,
+    tolerance,
+    max_iterations,
+    batch_index,
+):
+    """The host's sampler-function signature around ddim.invert: from the latent image to the noise.
+
+    Appends (ddim.invert.Inversion, Start) to `result`: the host divides what a sampler returns by 1 - sigma
+    on flow models, which is 0 at their top. The latent image is what the sampler returns.
+    """
+    guider = model.inner_model
+    sampling = guider.inner_model.model_sampling
+    levels = check_sigmas(sigmas, sampling)
+    levels_alpha, start = alphas(sampling, levels), Start.of(guider, sigmas)
+    picture, mask = model.latent_image.float(), extra_args["denoise_mask"]
+    x = levels_alpha[-1] * picture
+
+    def draw(i):
+        number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
+        seed = extra_args.get("seed") or 0
+        return batch_noise(seed, batch_index, x.shape[1:], stream=number).to(x.device)
+
+    with model_calls(model, x, sigmas, extra_args, callback, disable) as (call, report):
+
+        def denoise(x, i):
+            x0 = call(x, i)
+            if report is not None:
+                report(i, x, x0)
+            return x0
+
+        if eta > 0:
+            run = invert.noise_maps(denoise, x, levels_alpha, levels, eta, draw)
+        elif method == "exact":
+            run = invert.exact(denoise, x, levels_alpha, levels, tolerance, max_iterations)
+        else:
+            run = invert.ddim(denoise, x, levels_alpha, levels)
+    if mask is not None:  # what the mask keeps comes back from any noise: it gets proper one
+        drawn = start.alpha * picture + start.scale * model.noise
+        run.states[0] = torch.where(mask.cpu() > 0, run.states[0], drawn.float().cpu())
+    result.append((run, start))
+    return model.latent_image
+
+
+def cfg_guider(model, positive, negative, cfg):
+    """The host's CFGGuider."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def invert_latent(
+    guider,
     latent,
     sigmas,
+    *,
     method="exact",
     eta=0.0,
     tolerance=1e-5,
@@ -158,43 +168,50 @@ def invert_latent(
     noise_seed=0,
     measure=False,
 ):
-    """The Inverted of a LATENT over `sigmas`, falling as for sampling. Raises ValueError for bad input,
-    before any work."""
+    """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
+    bad input, before any work."""
     check_options(method, eta, tolerance, max_iterations)
+    model = guider.model_patcher
     check_sigmas(sigmas, model_sampling(model))
-    latent = latents.fitting(latent, model)
-    if not all(torch.isfinite(part).all() for part in latents.parts(latent)):
-        raise ValueError("latent_image: it holds NaN or infinite numbers")
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    indices = latents.batch_indices(latent)
-    inverter = Inverter(method, eta, tolerance, max_iterations, indices)
+    latent = latents.check(latent, model)
+    indices, result = latents.batch_indices(latent), []
+    inverter = comfy.samplers.KSAMPLER(
+        sample_inversion,
+        {
+            "result": result,
+            "method": method,
+            "eta": eta,
+            "tolerance": tolerance,
+            "max_iterations": max_iterations,
+            "batch_index": indices,
+        },
+    )
     sample(guider, latent_noise(latent, noise_seed), latent, inverter, sigmas, noise_seed)
+    ((run, start),) = result
 
     empty = latents.empty(latent, indices)
     held = HeldNoise.of(
-        empty | {"samples": unpacked(inverter.start / inverter.scale, latent)}, noise_seed, "inverted noise"
+        empty | {"samples": unpacked(run.states[0] / start.scale, latent)}, noise_seed, "inverted noise"
     )
-    noise = InvertedNoise(held, inverter.alpha / inverter.scale, model.get_model_object("latent_format"))
-    drawn = noise.generate_noise(empty if inverter.top else latent)
-    replay = replay_sampler(inverter.run, sigmas, eta)
+    noise = InvertedNoise(held, start.alpha / start.scale, model.get_model_object("latent_format"))
+    drawn = noise.generate_noise(empty if start.top else latent)
     kept = {key: value for key, value in latent.items() if key != "noise_mask"}
-    found = Inverted(noise, kept | {"samples": drawn}, replay, inverter.run, sigmas.tolist(), inverter.top)
+    found = Inverted(
+        noise=noise,
+        latent=kept | {"samples": drawn},
+        replay=replay_sampler(run, sigmas, eta),
+        run=run,
+        sigmas=sigmas.tolist(),
+        top=start.top,
+    )
     if measure:
-        again = sample(
-            guider,
-            noise.generate_noise(latent),
-            latent,
-            replay if eta > 0 else ddim_sampler(),
-            sigmas,
-            noise_seed,
-        )
-        process_in = noise.latent_format.process_in
-        gap = process_in(packed(latents.parts({"samples": again})).float().cpu()) - process_in(
-            packed(latents.parts(latent)).float().cpu()
-        )
-        found.round_trip = invert.root_mean_square(gap).max().item()
+        with_sampler = found.replay if eta > 0 else ddim_sampler()
+        again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
+        seen = [
+            noise.latent_format.process_in(packed(latents.parts(each))).float().cpu()
+            for each in ({"samples": again}, latent)
+        ]
+        found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
 
 
@@ -206,7 +223,7 @@ def check_options(method, eta, tolerance, max_iterations):
         raise ValueError(
             f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"
         )
-    if not tolerance > 0:
+    if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
@@ -240,7 +257,7 @@ def unpacked(x, latent):
 
 def report(found, tolerance, eta, method):
     """What happened, as text, a line each."""
-    run, steps = found.run, len(found.run.states)
+    run, steps = found.run, len(found.run.maps)
     noise = latents.parts(found.latent)[0].float()
     deviation, correlation = invert.gaussianity(noise)
     how = f"noise maps at eta {eta:g}" if eta > 0 else method

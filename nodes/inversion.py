@@ -157,18 +157,15 @@ class DDIMInversion(io.ComfyNode):
         noise_seed=0,
     ):
         found = inversion.invert_latent(
-            model,
-            positive,
-            negative,
-            cfg,
+            inversion.cfg_guider(model, positive, negative, cfg),
             latent_image,
             sigmas,
-            method,
-            eta,
-            tolerance,
-            max_iterations,
-            noise_seed,
-            measure_round_trip,
+            method=method,
+            eta=eta,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            noise_seed=noise_seed,
+            measure=measure_round_trip,
         )
         text = inversion.report(found, tolerance, eta, method)
         return io.NodeOutput(found.noise, found.latent, found.replay, text, ui=ui.PreviewText(text))

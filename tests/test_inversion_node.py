@@ -70,7 +70,10 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
     positive = [[torch.cat([tensor for tensor, _ in captions]), captions[0][1]]]
     sigmas, _ = schedule.stride_sigmas(model, 10, "linspace")
     result = inversion.invert_latent(
-        model, positive, encode(clip, ""), 1.0, {"samples": vae.encode(images).detach()}, sigmas, measure=True
+        inversion.cfg_guider(model, positive, encode(clip, ""), 1.0),
+        {"samples": vae.encode(images).detach()},
+        sigmas,
+        measure=True,
     )
     assert result.round_trip < 1e-4
 
