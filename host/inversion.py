@@ -10,14 +10,16 @@ import latent_preview
 import torch
 
 from ..ddim import invert
-from . import latents
-from .loop import model_calls
-from .model import alphas, check_sigmas, model_sampling
+from . import latents, noise_left
+from .keyframes import Keyframes
+from .loop import model_calls, rows
+from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
 
 METHODS = ("exact", "ddim")
+PASSES = 12  # most inversions of a picture under a soft mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +55,14 @@ class InvertedNoise:
 
 
 @dataclass
-class Start:
-    """How the host mixes what a run starts at: alpha * latent + scale * noise; top: from pure noise."""
+class Result:
+    """What sample_inversion found: run, start, levels (those of the run), unsettled (how far the noise that
+    the model sees under a soft mask moved in the end, root mean square)."""
 
-    alpha: float
-    scale: float
-    top: bool
-
-    @classmethod
-    def of(cls, guider, sigmas):
-        top = comfy.samplers.Sampler().max_denoise(guider, sigmas)
-        mix = guider.inner_model.model_sampling.noise_scaling
-        unit = torch.ones((1, 1), device=sigmas.device)
-        alpha, scale = mix(sigmas[0], 0 * unit, unit, top).item(), mix(sigmas[0], unit, 0 * unit, top).item()
-        return cls(alpha, scale, top)
-
-    def noise(self, state, picture):
-        """The noise from which a run on `picture` starts at `state`."""
-        return (state - self.alpha * picture) / self.scale
+    run: invert.Inversion
+    start: Start
+    levels: list[float]
+    unsettled: float
 
 
 @dataclass
@@ -79,19 +71,23 @@ class Inverted:
 
     noise       InvertedNoise
     latent      LATENT of its numbers
+    state       LATENT with the noise left in it, as a sampler gives it whose sigmas end where these start
     replay      SAMPLER that replays the recorded run
     run         ddim.invert.Inversion
-    sigmas      those of the run, floats
+    sigmas      SIGMAS of the run, those given or refined
     top         whether they start at pure noise
+    unsettled   see Result
     round_trip  RMSE of the worst picture, or None where not measured
     """
 
     noise: InvertedNoise
     latent: dict
+    state: dict
     replay: comfy.samplers.KSAMPLER
     run: invert.Inversion
-    sigmas: list[float]
+    sigmas: torch.Tensor
     top: bool
+    unsettled: float
     round_trip: float | None = None
 
 
@@ -108,44 +104,83 @@ def sample_inversion(
     eta,
     tolerance,
     max_iterations,
+    refine_sigmas,
     batch_index,
 ):
     """The host's sampler-function signature around ddim.invert: from the latent image to the noise.
 
-    Appends (ddim.invert.Inversion, Start) to `result`: the host divides what a sampler returns by 1 - sigma
-    on flow models, which is 0 at their top. The latent image is what the sampler returns.
+    Appends a Result to `result`: the host divides what a sampler returns by 1 - sigma on flow models, which
+    is 0 at their top. The latent image is what the sampler returns.
+
+    Where a mask covers the picture in part, the model sees the run's own noise beside the state. That noise
+    is what the inversion looks for, so it is repeated with the noise that it found, until that stays.
     """
     guider = model.inner_model
     sampling = guider.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
-    levels_alpha, start = alphas(sampling, levels), Start.of(guider, sigmas)
+    levels_alpha, start = alphas(sampling, levels), Start.of(sampling, levels[0])
     picture, mask = model.latent_image.float(), extra_args["denoise_mask"]
-    x = levels_alpha[-1] * picture
+    x, given = levels_alpha[-1] * picture, len(levels)
+    asked = rows(sigmas, x)
+    keyframes = Keyframes(guider, extra_args["model_options"], asked)
 
     def draw(i):
         number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
         seed = extra_args.get("seed") or 0
         return batch_noise(seed, batch_index, x.shape[1:], stream=number).to(x.device)
 
-    with model_calls(model, x, sigmas, extra_args, callback, disable) as (call, report):
+    def finer(i):
+        if len(levels) - given >= refine_sigmas:
+            return False
+        middle = math.sqrt(levels[i] * levels[i + 1]) if levels[i + 1] > 0 else levels[i] / 2
+        asked.insert(i + 1, asked[i].new_full(asked[i].shape, middle))
+        levels.insert(i + 1, float(asked[i + 1][0]))
+        levels_alpha[:] = alphas(sampling, levels)
+        return True
+
+    seen, unsettled = mask is not None and seen_noise(mask, extra_args["model_options"]), 0.0
+    with model_calls(model, x, asked, extra_args, callback, disable) as (call, report):
 
         def denoise(x, i):
+            keyframes.move(i)
             x0 = call(x, i)
             if report is not None:
                 report(i, x, x0)
             return x0
 
-        if eta > 0:
+        def once():
+            if method == "exact":
+                return invert.exact(denoise, x, levels_alpha, levels, tolerance, max_iterations, finer)
+            return invert.ddim(denoise, x, levels_alpha, levels)
+
+        if eta > 0:  # its noise is known beforehand
+            ends = [(levels_alpha[k], levels[k]) for k in (0, -1)]
+            model.noise = start.noise(invert.diffused(x, draw(0), *ends), picture)
             run = invert.noise_maps(denoise, x, levels_alpha, levels, eta, draw)
-        elif method == "exact":
-            run = invert.exact(denoise, x, levels_alpha, levels, tolerance, max_iterations)
         else:
-            run = invert.ddim(denoise, x, levels_alpha, levels)
-    if mask is not None:  # what the mask keeps comes back from any noise: it gets proper one
-        drawn = start.alpha * picture + start.scale * model.noise
-        run.states[0] = torch.where(mask.cpu() > 0, run.states[0], drawn.float().cpu())
-    result.append((run, start))
+            calls = 0
+            for _ in range(PASSES):
+                run = once()
+                calls += run.calls
+                if mask is None:
+                    break
+                # Under what the mask covers wholly any noise will do: it keeps what was drawn.
+                found = torch.where(mask > 0, start.noise(run.states[0].to(picture), picture), model.noise)
+                unsettled = invert.root_mean_square((found - model.noise) * seen).max().item()
+                model.noise = found
+                if method != "exact" or unsettled <= tolerance:
+                    break
+            run.calls = calls
+    if mask is not None:
+        run.states[0] = invert.on_cpu(start.alpha * picture + start.scale * model.noise)
+    result.append(Result(run, start, levels, unsettled))
     return model.latent_image
+
+
+def seen_noise(mask, model_options):
+    """Where a mask lets the model see a part of the noise beside the state: between 0 and 1, or otherwise at
+    other sigmas (DifferentialDiffusion). Of the mask's shape, 0 or 1."""
+    return (mask > 0) & ((mask < 1) | ("denoise_mask_function" in model_options))
 
 
 def cfg_guider(model, positive, negative, cfg):
@@ -165,44 +200,49 @@ def invert_latent(
     eta=0.0,
     tolerance=1e-5,
     max_iterations=40,
+    refine_sigmas=0,
     noise_seed=0,
     measure=False,
 ):
     """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
     bad input, before any work."""
-    check_options(method, eta, tolerance, max_iterations)
+    check_options(method, eta, tolerance, max_iterations, refine_sigmas)
     model = guider.model_patcher
-    check_sigmas(sigmas, model_sampling(model))
-    latent = latents.check(latent, model)
+    levels = check_sigmas(sigmas, model_sampling(model))
+    check_model(model)
+    latent = noise_left.check(latents.check(latent, model), levels[-1])
     indices, result = latents.batch_indices(latent), []
-    inverter = comfy.samplers.KSAMPLER(
-        sample_inversion,
-        {
-            "result": result,
-            "method": method,
-            "eta": eta,
-            "tolerance": tolerance,
-            "max_iterations": max_iterations,
-            "batch_index": indices,
-        },
-    )
+    options = {
+        "result": result,
+        "method": method,
+        "eta": eta,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "refine_sigmas": refine_sigmas,
+        "batch_index": indices,
+    }
+    inverter = comfy.samplers.KSAMPLER(sample_inversion, options)
     sample(guider, latent_noise(latent, noise_seed), latent, inverter, sigmas, noise_seed)
-    ((run, start),) = result
+    run, start, levels = result[0].run, result[0].start, result[0].levels
 
-    empty = latents.empty(latent, indices)
-    held = HeldNoise.of(
-        empty | {"samples": unpacked(run.states[0] / start.scale, latent)}, noise_seed, "inverted noise"
-    )
+    empty, top = latents.empty(latent, indices), run.states[0]
+    numbers = empty | {"samples": unpacked(top / start.scale, latent)}
+    held = HeldNoise.of(numbers, noise_seed, "inverted noise")
     noise = InvertedNoise(held, start.alpha / start.scale, model.get_model_object("latent_format"))
     drawn = noise.generate_noise(empty if start.top else latent)
     kept = {key: value for key, value in latent.items() if key != "noise_mask"}
+    # At the top of a flow model alpha is 0: the state is noise alone.
+    state = model.model.process_latent_out(top / (start.alpha or 1.0))
+    sigmas = torch.tensor(levels, dtype=sigmas.dtype)
     found = Inverted(
         noise=noise,
-        latent=kept | {"samples": drawn},
+        latent=noise_left.mark(kept | {"samples": drawn}, math.inf),
+        state=noise_left.mark(kept | {"samples": unpacked(state, latent)}, levels[0]),
         replay=replay_sampler(run, sigmas, eta),
         run=run,
-        sigmas=sigmas.tolist(),
+        sigmas=sigmas,
         top=start.top,
+        unsettled=result[0].unsettled,
     )
     if measure:
         with_sampler = found.replay if eta > 0 else ddim_sampler()
@@ -215,7 +255,17 @@ def invert_latent(
     return found
 
 
-def check_options(method, eta, tolerance, max_iterations):
+def check_model(model):
+    """Raise ValueError for a MODEL that skips calls by what came before."""
+    cache = model.model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:
+        raise ValueError(
+            f"model: {cache.name} takes answers over from the calls before, which come in another order here."
+            f" Connect the model from before {cache.name}"
+        )
+
+
+def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
     """Raise ValueError that names the first bad option."""
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
@@ -227,6 +277,8 @@ def check_options(method, eta, tolerance, max_iterations):
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
+    if refine_sigmas < 0:
+        raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
 
 
 def sample(guider, noise, latent, sampler, sigmas, seed):
@@ -253,52 +305,3 @@ def unpacked(x, latent):
     """The inverse of `packed`, in the form of `latent`'s samples."""
     shapes = [part.shape for part in latents.parts(latent)]
     return x if len(shapes) == 1 else latents.join(comfy.utils.unpack_latents(x, shapes), latent)
-
-
-def report(found, tolerance, eta, method):
-    """What happened, as text, a line each."""
-    run, steps = found.run, len(found.run.maps)
-    noise = latents.parts(found.latent)[0].float()
-    deviation, correlation = invert.gaussianity(noise)
-    how = f"noise maps at eta {eta:g}" if eta > 0 else method
-    lines = [f"{how}: {steps} steps, {run.calls} model calls"]
-    worst = [max(errors, default=0.0) for errors in run.errors]
-    if eta == 0:
-        at = max(range(steps), key=worst.__getitem__)
-        lines.append(f"worst residual: {worst[at]:.2g} at {step(found, at)}")
-    if eta == 0 and method == "exact":
-        missed = [i for i in range(steps) if worst[i] > tolerance]
-        lines += [
-            f"not converged: {step(found, i)}, residual {worst[i]:.2g} instead of {tolerance:.2g}"
-            for i in missed
-        ]
-        if missed == [steps - 1] and found.sigmas[-1] == 0:
-            lines.append(
-                "try sigmas whose last step is smaller, such as stride linspace, or more max_iterations"
-            )
-        elif missed:
-            lines.append("try cfg 1, more steps, or more max_iterations")
-    if found.round_trip is not None:
-        lines.append(
-            f"round trip: RMSE {found.round_trip:.2g} of the latent as the model sees it"
-            + (", by the replay sampler" if eta > 0 else "")
-        )
-    lines.append(
-        f"noise: standard deviation {deviation:.3f} (1 for a Gaussian), correlation of neighbours"
-        f" {correlation:.3f} (0)"
-    )
-    if eta > 0:
-        lines.append(
-            "noise maps: standard deviation "
-            + f"{invert.gaussianity(torch.stack(run.maps[:-1] or run.maps))[0]:.3f}"
-        )
-    if not found.top:
-        lines.append(
-            f"partial: the sigmas start at {found.sigmas[0]:.4g}, so the noise belongs to a latent; sample on"
-            " the picture's own"
-        )
-    return "\n".join(lines)
-
-
-def step(found, i):
-    return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"

@@ -6,17 +6,22 @@ import comfy.model_management
 from tqdm.auto import tqdm
 
 
+def rows(sigmas, x):
+    """SIGMAS as what the model takes, a (B,) tensor each: all at once, one small operation fewer in each
+    step."""
+    return list(sigmas.to(x.dtype)[:, None].repeat(1, x.shape[0]).unbind())
+
+
 @contextmanager
 def model_calls(model, x, sigmas, extra_args, callback, disable):
-    """(denoise, report) for a run of ddim.solve, ddim.invert or ddim.edit over SIGMAS on a batch x.
+    """(denoise, report) for a run of ddim.solve, ddim.invert or ddim.edit over SIGMAS, or
+    `rows` of them, on a batch x.
 
     denoise(x, i) -> x0_hat at sigmas[i]; the host's cancel works before each. report(i, x, x0_hat) tells the
     host's callback, None without one. A run may ask at one sigma many times, and in either direction: the
     bar counts the sigmas that it has come to.
     """
-    sigma = (
-        sigmas.to(x.dtype)[:, None].repeat(1, x.shape[0]).unbind()
-    )  # all steps at once: one small operation fewer in each
+    sigma = sigmas if isinstance(sigmas, list) else rows(sigmas, x)
     seen = set()
     with tqdm(total=len(sigmas) - 1, disable=disable) as bar:
 
