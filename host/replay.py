@@ -10,7 +10,7 @@ from .loop import model_calls
 from .model import Start, alphas, check_sigmas
 
 
-def replay_sampler(run, sigmas, eta, noise):
+def replay_sampler(run, sigmas, eta):
     """SAMPLER that replays an Inversion over `sigmas` or a stretch of them: a plain value that pickles."""
     return comfy.samplers.KSAMPLER(
         sample_replay,

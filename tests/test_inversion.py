@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.ddim import anderson, invert
-from ddim_toolkit.host import inversion, sampler, schedule
+from ddim_toolkit.host import inversion, sampler, schedule, verdict
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from test_stride import SD
 
@@ -304,10 +304,10 @@ def test_half_precision_model_stays_near(dtype, bound):
 def test_report_names_the_step_that_did_not_converge():
     model, pictures = mixture()
     result = found(model, pictures, sigmas_of(model, 5), max_iterations=2, measure=True)
-    text = inversion.report(result, 1e-5, 0.0, "exact")
-    assert (
-        "not converged: step 5" in text and "round trip: RMSE" in text and "5 steps, 10 model calls" in text
-    )
+    text = verdict.report(result, 1e-5, 0.0, "exact")
+    assert text.startswith("The picture comes back with visible differences")
+    assert "not converged: step 5" in text and "round trip: RMSE" in text
+    assert "5 steps, 11 model calls" in text  # two a step, and the one that asks the model again
     assert torch.isfinite(result.latent["samples"]).all()
 
 
