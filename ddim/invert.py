@@ -170,7 +170,7 @@ def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None, states=(), 
     picture.
 
     weights, where given, hold the run to the recorded states: after jump i, x_s goes weights[i] of the way to
-    states[i + 1] (floats, or tensors that fit x; 0 free, 1 the record).
+    states[i + 1] (0 free, 1 the record; floats, tensors that fit x, or None).
     """
     sums = []
     for i, (a, b, _) in enumerate(jumps(alphas, sigmas, eta)):
@@ -178,7 +178,7 @@ def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None, states=(), 
         if callback is not None:
             callback(i, x, x0)
         x = a * x + b * x0 + maps[i].to(x)
-        if weights and torch.is_tensor(weights[i]) | (weights[i] != 0):
+        if weights and weights[i] is not None:
             x = x + weights[i] * (states[i + 1].to(x) - x)
         sums.append(x.sum())
     check_finite(sums, sigmas)

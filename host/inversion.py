@@ -13,6 +13,7 @@ from ..ddim import invert
 from . import latents, noise_left
 from .keyframes import Keyframes
 from .loop import model_calls, rows
+from .masked import MaskedNoise
 from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
@@ -112,17 +113,17 @@ def sample_inversion(
     Appends a Result to `result`: the host divides what a sampler returns by 1 - sigma on flow models, which
     is 0 at their top. The latent image is what the sampler returns.
 
-    Where a mask covers the picture in part, the model sees the run's own noise beside the state. That noise
-    is what the inversion looks for, so it is repeated with the noise that it found, until that stays.
+    Under a soft mask it is repeated: see host.masked.
     """
     guider = model.inner_model
     sampling = guider.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     levels_alpha, start = alphas(sampling, levels), Start.of(sampling, levels[0])
-    picture, mask = model.latent_image.float(), extra_args["denoise_mask"]
-    x, given = levels_alpha[-1] * picture, len(levels)
-    asked = rows(sigmas, x)
-    keyframes = Keyframes(guider, extra_args["model_options"], asked)
+    x, given = levels_alpha[-1] * model.latent_image.float(), len(levels)
+    asked, mask, model_options = rows(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
+    keyframes = Keyframes(guider, model_options, asked)
+    stepwise = "denoise_mask_function" in model_options
+    masked, unsettled = MaskedNoise(model, mask, start, levels_alpha, levels, stepwise), 0.0
 
     def draw(i):
         number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
@@ -136,13 +137,15 @@ def sample_inversion(
         asked.insert(i + 1, asked[i].new_full(asked[i].shape, middle))
         levels.insert(i + 1, float(asked[i + 1][0]))
         levels_alpha[:] = alphas(sampling, levels)
+        masked.grow(i + 1)
         return True
 
-    seen, unsettled = mask is not None and seen_noise(mask, extra_args["model_options"]), 0.0
     with model_calls(model, x, asked, extra_args, callback, disable) as (call, report):
 
         def denoise(x, i):
             keyframes.move(i)
+            if eta == 0:
+                masked.show(x, i)
             x0 = call(x, i)
             if report is not None:
                 report(i, x, x0)
@@ -155,32 +158,18 @@ def sample_inversion(
 
         if eta > 0:  # its noise is known beforehand
             ends = [(levels_alpha[k], levels[k]) for k in (0, -1)]
-            model.noise = start.noise(invert.diffused(x, draw(0), *ends), picture)
+            model.noise = start.noise(invert.diffused(x, draw(0), *ends), model.latent_image)
             run = invert.noise_maps(denoise, x, levels_alpha, levels, eta, draw)
         else:
             calls = 0
             for _ in range(PASSES):
                 run = once()
-                calls += run.calls
-                if mask is None:
-                    break
-                # Under what the mask covers wholly any noise will do: it keeps what was drawn.
-                found = torch.where(mask > 0, start.noise(run.states[0].to(picture), picture), model.noise)
-                unsettled = invert.root_mean_square((found - model.noise) * seen).max().item()
-                model.noise = found
+                calls, unsettled = calls + run.calls, masked.settle(run)
                 if method != "exact" or unsettled <= tolerance:
                     break
             run.calls = calls
-    if mask is not None:
-        run.states[0] = invert.on_cpu(start.alpha * picture + start.scale * model.noise)
     result.append(Result(run, start, levels, unsettled))
     return model.latent_image
-
-
-def seen_noise(mask, model_options):
-    """Where a mask lets the model see a part of the noise beside the state: between 0 and 1, or otherwise at
-    other sigmas (DifferentialDiffusion). Of the mask's shape, 0 or 1."""
-    return (mask > 0) & ((mask < 1) | ("denoise_mask_function" in model_options))
 
 
 def cfg_guider(model, positive, negative, cfg):

@@ -70,7 +70,9 @@ def sample_replay(
         model.noise = record.noise(states[0].to(x), model.latent_image)
     where = 1.0 if mask is None else comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
     steps = len(levels) - 1
-    weights = [strength * where if start <= k / steps < end else 0.0 for k in range(first, steps)]
+    weights = [
+        strength * where if strength and start <= k / steps < end else None for k in range(first, steps)
+    ]
     x = states[first].to(x.device).expand(x.shape)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         run = alphas(sampling, wanted), wanted, eta, report
