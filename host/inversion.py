@@ -10,6 +10,7 @@ import latent_preview
 import torch
 
 from ..ddim import invert
+from ..ddim.checks import allowed
 from . import latents, noise_left
 from .keyframes import Keyframes
 from .loop import model_calls, rows
@@ -18,13 +19,14 @@ from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
+from .travel import Travels
 
 METHODS = ("exact", "ddim")
 PASSES = 12  # most inversions of a picture under a soft mask
 
 
 @dataclass(frozen=True, eq=False)
-class InvertedNoise:
+class InvertedNoise(Travels):
     """NOISE from which a run over the inversion's sigmas starts at the state that was found, on whatever
     latent.
 
@@ -227,7 +229,7 @@ def invert_latent(
         noise=noise,
         latent=noise_left.mark(kept | {"samples": drawn}, math.inf),
         state=noise_left.mark(kept | {"samples": unpacked(state, latent)}, levels[0]),
-        replay=replay_sampler(run, sigmas, eta),
+        replay=replay_sampler(run, sigmas, eta, model_sampling(model)),
         run=run,
         sigmas=sigmas,
         top=start.top,
@@ -256,8 +258,7 @@ def check_model(model):
 
 def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
     """Raise ValueError that names the first bad option."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+    allowed("method", method, METHODS)
     if not 0.0 <= eta <= 1.0:
         raise ValueError(
             f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"

@@ -8,14 +8,17 @@ import comfy.samplers
 from ..ddim import invert
 from .loop import model_calls
 from .model import Start, alphas, check_sigmas
+from .travel import SamplerFunction
 
 
-def replay_sampler(run, sigmas, eta):
-    """SAMPLER that replays an Inversion over `sigmas` or a stretch of them: a plain value that pickles."""
-    return comfy.samplers.KSAMPLER(
-        sample_replay,
-        {"levels": sigmas.double().tolist(), "states": run.states, "maps": run.maps, "eta": eta},
-    )
+def replay_sampler(run, sigmas, eta, sampling):
+    """SAMPLER that replays an Inversion over `sigmas` or a stretch of them: a plain value that pickles.
+
+    sampling: the model_sampling that the inversion ran with.
+    """
+    levels = sigmas.double().tolist()
+    recorded = {"levels": levels, "alpha": alphas(sampling, levels), "states": run.states, "maps": run.maps}
+    return comfy.samplers.KSAMPLER(sample_replay, {**recorded, "eta": eta})
 
 
 def held_to_the_record(replay, strength, start=0.0, end=1.0, mask=None):
@@ -32,6 +35,7 @@ def held_to_the_record(replay, strength, start=0.0, end=1.0, mask=None):
     return comfy.samplers.KSAMPLER(sample_replay, replay.extra_options | options)
 
 
+@SamplerFunction
 def sample_replay(
     model,
     x,
@@ -41,6 +45,7 @@ def sample_replay(
     disable=None,
     *,
     levels,
+    alpha,
     states,
     maps,
     eta,
@@ -53,13 +58,20 @@ def sample_replay(
 
     It starts at the recorded state of sigmas[0], whatever noise and latent the run was given, so that a run
     that skips the first steps (SplitSigmas) still starts at the picture; under a noise mask the model then
-    sees the recorded noise too. strength, start, end, mask are those of `held_to_the_record`.
-    Raises ValueError for other sigmas than those recorded, and for a batch of another size or shape.
+    sees the recorded noise too. strength, start, end, mask are those of `held_to_the_record`. Raises
+    ValueError for other sigmas than those recorded, a model that mixes picture and noise otherwise (flow or
+    not), and a batch of another size or shape.
     """
     extra_args = {} if extra_args is None else extra_args
     sampling = model.inner_model.inner_model.model_sampling
     wanted = check_sigmas(sigmas, sampling)
-    first = position(wanted, levels)
+    first, wanted_alpha = position(wanted, levels), alphas(sampling, wanted)
+    if not all(isclose(a, b, abs_tol=1e-4) for a, b in zip(wanted_alpha, alpha[first:], strict=False)):
+        kinds = [" and ".join(f"{a:.3g}" for a in many[:2]) for many in (alpha[first:], wanted_alpha)]
+        raise ValueError(
+            f"model: the replay sampler was recorded on another kind of model (alpha {kinds[0]} at its first"
+            f" sigmas, here {kinds[1]}): a flow model's states fit no eps or v model, nor theirs a flow model"
+        )
     if states[first].shape[1:] != x.shape[1:] or states[first].shape[0] not in (1, x.shape[0]):
         raise ValueError(
             f"replay: it was recorded for latents of shape {tuple(states[first].shape)}; latent_image has"
@@ -69,13 +81,11 @@ def sample_replay(
         record = Start.of(sampling, levels[0])
         model.noise = record.noise(states[0].to(x), model.latent_image)
     where = 1.0 if mask is None else comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
-    steps = len(levels) - 1
-    weights = [
-        strength * where if strength and start <= k / steps < end else None for k in range(first, steps)
-    ]
-    x = states[first].to(x.device).expand(x.shape)
+    parts = [k / len(maps) for k in range(first, len(maps))]
+    weights = [strength * where if strength and start <= part < end else None for part in parts]
+    x = states[first].to(x.device, copy=True).expand(x.shape)  # a callback may write into it
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
-        run = alphas(sampling, wanted), wanted, eta, report
+        run = wanted_alpha, wanted, eta, report
         return invert.replay(denoise, x, maps[first:], *run, states=states[first:], weights=weights)
 
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..ddim.adaptive import CRITERIA, SAMPLERS
 from ..ddim.solve import ADAMS_BASHFORTH
 from ..host import probe
+from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -129,6 +130,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,

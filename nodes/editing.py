@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import edit
+from .finite import finite
 from .inputs import SEED_MAX
 from .schema import schema
 
@@ -99,6 +100,7 @@ class DDIMEdit(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..ddim.stride import STRIDES
+from ..host.sampler import Options
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
@@ -40,7 +41,7 @@ def cfg_input(tooltip, default=4.0):
 def eta_input():
     return io.Float.Input(
         "eta",
-        default=0.0,
+        default=Options.eta,
         min=0.0,
         max=1.0,
         step=0.01,
@@ -58,8 +59,8 @@ def stride_input():
         default="trailing",
         tooltip=(
             "Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps."
-            " leading is the first DDIM code's. linspace holds both ends. quadratic, the paper's, spends more"
-            " steps on detail."
+            " leading is diffusers': with many steps it starts far below that. linspace holds both ends."
+            " quadratic, the paper's, spends more steps on detail."
         ),
     )
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import inversion, verdict
 from ..host.replay import held_to_the_record
+from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -187,6 +188,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,
@@ -239,8 +241,32 @@ class DDIMInversionAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, guider, latent_image, sigmas, **options):
-        return found(guider, latent_image, sigmas, **options)
+    @finite
+    def execute(
+        cls,
+        guider,
+        latent_image,
+        sigmas,
+        method,
+        eta,
+        tolerance,
+        max_iterations,
+        measure_round_trip=False,
+        noise_seed=0,
+        refine_sigmas=0,
+    ):
+        return found(
+            guider,
+            latent_image,
+            sigmas,
+            method=method,
+            eta=eta,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            measure_round_trip=measure_round_trip,
+            noise_seed=noise_seed,
+            refine_sigmas=refine_sigmas,
+        )
 
 
 class DDIMReplayStrength(io.ComfyNode):
@@ -302,6 +328,7 @@ class DDIMReplayStrength(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, replay, strength, start, end, mask=None):
         return io.NodeOutput(held_to_the_record(replay, strength, start, end, mask))
 

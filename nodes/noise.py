@@ -5,8 +5,10 @@ import os
 
 from comfy_api.latest import io
 
+from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
+from .finite import finite
 from .schema import CATEGORY, schema
 
 NOISE = f"{CATEGORY}/noise"
@@ -110,6 +112,7 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         noise_a,
@@ -123,8 +126,8 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         noise_d=None,
         rows=4,
     ):
-        _allowed("mode", mode, MODES)
-        _allowed("easing", easing, EASINGS)
+        allowed("mode", mode, MODES)
+        allowed("easing", easing, EASINGS)
         if (noise_c is None) != (noise_d is None):
             raise ValueError(
                 "noise_c and noise_d: a grid needs both of its lower corners, and one is missing."
@@ -183,6 +186,7 @@ class DDIMNoiseArithmetic(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, base, plus, minus, weight):
         return io.NodeOutput(values.ShiftedNoise(base, plus, minus, weight))
 
@@ -226,7 +230,7 @@ class DDIMNoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent_image, scale, model=None):
-        _allowed("scale", scale, SCALES)
+        allowed("scale", scale, SCALES)
         return io.NodeOutput(values.from_latent(latent_image, scale == "unit variance", model))
 
 
@@ -319,7 +323,8 @@ class DDIMSaveNoise(io.ComfyNode):
         if prompt:
             recipe["prompt"] = prompt
         drawn = values.to_latent(noise, latents.fitting(latent_image, model))
-        name, place = noise_files.save(drawn, recipe, filename_prefix, noise_files.workflow(cls.hidden))
+        graph = noise_files.workflow(cls.hidden)
+        name, place = noise_files.save(drawn, recipe, filename_prefix, graph, noise)
         return io.NodeOutput(name, ui={"noise": [place]})
 
 
@@ -369,13 +374,8 @@ class DDIMLoadNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, file):
-        noise, recipe = noise_files.load(file)
-        return io.NodeOutput(noise, noise.empty_latent(), json.dumps(recipe, indent=2, ensure_ascii=False))
-
-
-def _allowed(name, given, options):
-    if given not in options:
-        raise ValueError(f"{name}: {given!r} is unknown. Allowed are {', '.join(options)}.")
+        noise, latent, recipe = noise_files.load(file)
+        return io.NodeOutput(noise, latent, json.dumps(recipe, indent=2, ensure_ascii=False))
 
 
 NODES = [

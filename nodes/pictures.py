@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..drawing import schedules
 from ..host import schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
+from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
@@ -116,14 +117,18 @@ class DDIMTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
     ):
+        note = ""
         if sigmas is None:
-            sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(
-            *trajectory.film_strip(model, seed, cfg, eta, positive, negative, latent_image, sigmas)
+            sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
+            note = schedule.note_on(model, visited, stride, denoise)
+        film, latent, table = trajectory.film_strip(
+            model, seed, cfg, eta, positive, negative, latent_image, sigmas
         )
+        return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 
 NODES = [DDIMSchedulePlot, DDIMTrajectory]

@@ -14,7 +14,7 @@ from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import inversion, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record
-from test_inversion import found, guider, mixture, rmse, sample, sigmas_of
+from test_inversion import KINDS, found, guider, mixture, rmse, sample, sigmas_of
 from test_inversion_node import encode
 
 EULER = comfy.samplers.sampler_object("euler")
@@ -84,9 +84,7 @@ def test_a_state_belongs_to_its_sigma():
         inversion.invert_latent(guider(model), state, sigmas[:4])
 
 
-@pytest.mark.parametrize(
-    "kind", [ModelType.EPS, ModelType.V_PREDICTION, ModelType.FLOW], ids=lambda k: k.name
-)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.name)
 def test_two_experts(kind):
     """A mixture that is another one above a sigma: each half inverted with its own model, each sampled."""
     low, given = mixture(kind)
@@ -180,38 +178,6 @@ def test_latents_that_do_not_fit_are_named(latent, words):
     model, _ = mixture()
     with pytest.raises(ValueError, match=words):
         found(model, latent, sigmas_of(model, 5))
-
-
-def test_levels_are_inserted_where_guidance_folds():
-    """Guidance that turns the model's answer around near the end: x0_hat falls where x rises, and one jump
-    over it has no root."""
-    model, given = mixture(deviation=0.3)
-    made = folding(model)
-    sigmas = sigmas_of(model, 6, "linspace")
-    plain = inversion.invert_latent(made, {"samples": given}, sigmas, measure=True)
-    finer = inversion.invert_latent(made, {"samples": given}, sigmas, measure=True, refine_sigmas=30)
-    assert any(plain.run.stalled) and "fold: step" in verdict.report(plain, 1e-5, 0.0, "exact")
-    assert finer.round_trip < 1e-4 < 1e-2 < plain.round_trip
-    inserted = [level for level in finer.sigmas.tolist() if level not in sigmas.tolist()]
-    assert inserted and set(sigmas.tolist()) <= set(finer.sigmas.tolist())
-    assert (finer.sigmas.diff() < 0).all()
-    again = made.sample(
-        finer.noise.generate_noise({"samples": given}), given, EULER, finer.sigmas, disable_pbar=True
-    )
-    assert rmse(again, given) < 1e-4
-
-
-def folding(model):
-    """A guider over the mixture whose answer is bent: x0_hat - sin(3 x) in the middle of the run."""
-    made = guider(model)
-    made.model_options = made.model_options | {
-        "sampler_post_cfg_function": [
-            lambda args: (
-                args["denoised"] - 1.5 * torch.sin(2 * args["input"]) * math.exp(-float(args["sigma"][0]))
-            )
-        ]
-    }
-    return made
 
 
 def test_the_dial_of_a_replay():
