@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -71,6 +72,28 @@ def check_sigmas(sigmas, sampling=None):
     if sampling is not None and of_flow(levels, sampling):
         log.warning("DDIM: %s", of_flow(levels, sampling))
     return levels
+
+
+@dataclass
+class Start:
+    """How the host mixes what a run starts at: alpha * latent + scale * noise; top: from pure noise."""
+
+    alpha: float
+    scale: float
+    top: bool
+
+    @classmethod
+    def of(cls, sampling, sigma):
+        """For a run that starts at `sigma`, with the model's model_sampling."""
+        highest = float(sampling.sigma_max)
+        top = math.isclose(highest, sigma, rel_tol=1e-5) or sigma > highest
+        one, none, sigma = torch.ones(1, 1), torch.zeros(1, 1), torch.tensor(sigma)
+        alpha = sampling.noise_scaling(sigma, none, one, top).item()
+        return cls(alpha, sampling.noise_scaling(sigma, one, none, top).item(), top)
+
+    def noise(self, state, picture):
+        """The noise from which a run on `picture` starts at `state`."""
+        return (state - self.alpha * picture) / self.scale
 
 
 def of_flow(levels, sampling):
