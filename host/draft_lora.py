@@ -65,7 +65,7 @@ def train(
     """A LoRA with which DDIM over `sigmas`, without guidance, comes where the guided model comes.
 
     prompts: CONDITIONING, each entry a prompt. latent: its first picture gives the size. sigmas: falling to
-    0. runs: of the teacher, drawn evenly as the rounds go. start: a LORA_MODEL to go on from; its rank counts.
+    0. runs: of the teacher, drawn evenly as the rounds go. start: a LORA_MODEL to go on from, of any rank.
     progress(rounds done, loss). The host's cancel ends the training, not the node: what there is comes back.
     Raises ValueError for bad input before any model call, FloatingPointError where a loss is not finite.
     """
