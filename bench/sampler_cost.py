@@ -88,14 +88,14 @@ def main(folder):
         model = FreeModel(x0)
         sampling = model.inner_model.inner_model.model_sampling
         sigmas = sigmas_at(sampling, [999 - 50 * i for i in range(STEPS)]).to(device)
-        seeded = {"seed": 1}
+        seeded, noisy = {"seed": 1}, dict(eta=1.0, noise_device="gpu")
         pairs = {
             ("eta 0", "euler"): (
                 partial(sample_ddim, model, x, sigmas, disable=True),
                 partial(k.sample_euler, model, x, sigmas, disable=True),
             ),
             ("eta 1", "euler_ancestral"): (
-                partial(sample_ddim, model, x, sigmas, seeded, disable=True, eta=1.0, noise_device="gpu"),
+                partial(sample_ddim, model, x, sigmas, seeded, disable=True, **noisy),
                 partial(k.sample_euler_ancestral, model, x, sigmas, seeded, disable=True),
             ),
         }

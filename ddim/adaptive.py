@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .checks import allowed
 from .forecast import Forecast
 from .multistep import PLMS, DPMSolver2M
 from .solve import check_finite
@@ -116,8 +117,7 @@ def measure(
 
 def solver_of(order, sampler_name):
     """The steps of a sampler; raises ValueError that names the input."""
-    if sampler_name not in SAMPLERS:
-        raise ValueError(f"sampler_name is {sampler_name!r}; allowed are {', '.join(SAMPLERS)}")
+    allowed("sampler_name", sampler_name, SAMPLERS)
     if sampler_name == "DDIM":
         return PLMS(order)
     if order != DPMSolver2M.order:

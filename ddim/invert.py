@@ -37,7 +37,7 @@ class Inversion:
 
     def put(self, x, rest=None, errors=()):
         """Record the jump before (noisier than) the last one recorded."""
-        self.states.insert(0, x.cpu())
+        self.states.insert(0, x.to("cpu", copy=True))  # callbacks have seen x, and may write into it
         self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else rest.cpu())
         self.errors.insert(0, list(errors))
 

@@ -11,6 +11,8 @@ alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar.
 
 from math import sqrt
 
+from .checks import allowed, within
+
 VARIANCES = ("posterior", "large", "full renoise")
 
 
@@ -43,10 +45,7 @@ def coefficients(alpha_t, sigma_t, alpha_s, sigma_s, eta=0.0, variance="posterio
     The jump to sigma_s = 0 adds no noise: x_s = alpha_s x0_hat.
     Raises ValueError for an unknown variance, eta outside 0 to 1, or levels that do not go down.
     """
-    if variance not in VARIANCES:
-        raise ValueError(f"variance is {variance!r}; allowed are {', '.join(VARIANCES)}")
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}; it must lie between 0 (DDIM) and 1 (DDPM)")
+    check_dial(eta, variance)
     if not 0.0 <= sigma_s <= sigma_t or sigma_t == 0.0:
         raise ValueError(f"a jump goes from a higher to a lower sigma; given {sigma_t} -> {sigma_s}")
     if sigma_s == 0.0:
@@ -57,3 +56,9 @@ def coefficients(alpha_t, sigma_t, alpha_s, sigma_s, eta=0.0, variance="posterio
     b = alpha_s - a * alpha_t
     c = eta * large_deviation(*levels) if variance == "large" else removed
     return a, b, c
+
+
+def check_dial(eta, variance):
+    """Raise ValueError for an unknown variance and for eta outside 0 (DDIM) to 1 (DDPM)."""
+    allowed("variance", variance, VARIANCES)
+    within("eta", eta, 0, 1)

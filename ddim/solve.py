@@ -38,15 +38,16 @@ def sample(
 ):
     """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
 
-    denoise(x, i) -> x0_hat at level i, of x's shape; noise(i) -> z ~ N(0, I), called only where c > 0;
-    clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before the jump. alphas and sigmas are Python floats.
+    denoise(x, i) -> x0_hat at level i, of x's shape (the state keeps x's dtype whatever x0_hat's is);
+    noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before
+    the jump. alphas and sigmas are Python floats.
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
     state stopped being finite, ValueError for a bad schedule, eta, variance or order.
     """
     check_order(order)
     slopes, sums = [], []
     for i, (a, b, c) in enumerate(jumps(alphas, sigmas, eta, variance)):
-        x0 = denoise(x, i)
+        x0 = denoise(x, i).to(x.dtype)
         if clip is not None:
             x0 = clip(x0)
         if callback is not None:

@@ -5,7 +5,7 @@ calls. The names are those of Lin et al. (arXiv 2305.08891, table 2); quadratic 
 (arXiv 2010.02502, appendix D.2).
 """
 
-from math import floor
+from .checks import allowed
 
 
 def trailing(T, S):
@@ -13,9 +13,14 @@ def trailing(T, S):
     return [round(T - i * T / S) - 1 for i in range(S)]
 
 
-def leading(T, S, offset=1):
-    """i (T // S) + offset: the stride of the first DDIM and Stable Diffusion code."""
-    return [i * (T // S) + offset for i in reversed(range(S))]
+def leading(T, S):
+    """i (T // S) + 1: diffusers' "leading", the stride of Stable Diffusion's code.
+
+    Where S does not divide T it stops short of the noisiest rows; a few steps start far below them, and S = 1
+    visits row 1 alone. The first DDIM code begins at row 0 and takes every (T // S)-th row to the end, so
+    that S = 600 runs 1000 steps; here S stays the number of steps.
+    """
+    return [i * (T // S) + 1 for i in reversed(range(S))]
 
 
 def linspace(T, S):
@@ -25,12 +30,11 @@ def linspace(T, S):
     return [round(i * (T - 1) / (S - 1)) for i in reversed(range(S))]
 
 
-def quadratic(T, S, power=2.0, top=0.8):
-    """floor(linspace(0, (top T)^(1/power), S)^power): dense at low noise; the paper's at power 2, top .8."""
+def quadratic(T, S):
+    """floor(linspace(0, sqrt(.8 T), S)^2), the paper's: dense at low noise, from .8 T down."""
     if S == 1:
-        return [floor(top * T)]
-    # (end i / (S-1))^power with end = (top T)^(1/power), written so that the last row is exactly top T.
-    return [floor(top * T * (i / (S - 1)) ** power) for i in reversed(range(S))]
+        return [4 * T // 5]
+    return [4 * T * i**2 // (5 * (S - 1) ** 2) for i in reversed(range(S))]  # whole numbers: exact
 
 
 STRIDES = {"trailing": trailing, "leading": leading, "linspace": linspace, "quadratic": quadratic}
@@ -42,8 +46,7 @@ def timesteps(stride, T, S):
     Where the formula repeats a row or leaves the table (large S), the rows are moved up or down by the least
     that makes them distinct. Raises ValueError for an unknown stride or S outside 1 .. T.
     """
-    if stride not in STRIDES:
-        raise ValueError(f"stride is {stride!r}; allowed are {', '.join(STRIDES)}")
+    allowed("stride", stride, STRIDES)
     if not 1 <= S <= T:
         raise ValueError(
             f"steps is {S}; this stride visits rows of a table of {T} timesteps, so 1 to {T} are allowed"

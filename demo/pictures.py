@@ -7,6 +7,8 @@ there.
 
 from pathlib import Path
 
+from ..ddim.checks import allowed
+
 FILES = {
     "woman cook light skin tone": "1f469-1f3fb-200d-1f373",
     "purple heart": "1f49c",
@@ -28,8 +30,7 @@ def load(name):
     import torch
     from PIL import Image
 
-    if name not in FILES:
-        raise ValueError(f"picture is {name!r}; allowed are {', '.join(NAMES)}")
+    allowed("picture", name, NAMES)
     with Image.open(Path(__file__).parent / "held_out" / f"{FILES[name]}.png") as picture:
         pixels = numpy.array(picture.convert("RGB"), dtype=numpy.float32)
     return torch.from_numpy(pixels / 255)[None]

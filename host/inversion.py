@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..ddim import invert
+from ..ddim.checks import allowed
 from . import latents
 from .model import alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
@@ -178,7 +179,7 @@ def invert_latent(
     )
     noise = InvertedNoise(held, inverter.alpha / inverter.scale, model.get_model_object("latent_format"))
     drawn = noise.generate_noise(empty if inverter.top else latent)
-    replay = replay_sampler(inverter.run, sigmas, eta)
+    replay = replay_sampler(inverter.run, sigmas, eta, model_sampling(model))
     kept = {key: value for key, value in latent.items() if key != "noise_mask"}
     found = Inverted(noise, kept | {"samples": drawn}, replay, inverter.run, sigmas.tolist(), inverter.top)
     if measure:
@@ -200,8 +201,7 @@ def invert_latent(
 
 def check_options(method, eta, tolerance, max_iterations):
     """Raise ValueError that names the first bad option."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed are {', '.join(METHODS)}")
+    allowed("method", method, METHODS)
     if not 0.0 <= eta <= 1.0:
         raise ValueError(
             f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"

@@ -1,9 +1,12 @@
 """What the engine needs to know of a ComfyUI MODEL: its table of noise levels and its alpha at each."""
 
 import itertools
+import logging
 import math
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 def model_sampling(model):
@@ -56,4 +59,17 @@ def check_sigmas(sigmas, sampling=None):
         raise ValueError(
             f"sigmas start at {levels[0]:.6g}; this model's sigma_max is {float(sampling.sigma_max):.6g}"
         )
+    if sampling is not None and of_flow(levels, sampling):
+        log.warning("DDIM: %s", of_flow(levels, sampling))
     return levels
+
+
+def of_flow(levels, sampling):
+    """What to tell the user where levels look like a flow model's and the model is none; else empty."""
+    top = float(sampling.sigma_max)
+    if not math.isclose(levels[0], 1.0, rel_tol=1e-6) or top < 1.1 or alphas(sampling, [1.0]) != [1.0]:
+        return ""
+    return (
+        f"sigmas start at 1, where flow models start; this is none, and its noise goes up to {top:.6g}."
+        " If they were made with a flow model, make them with this one"
+    )

@@ -11,6 +11,7 @@ import latent_preview
 import torch
 
 from ..ddim import adaptive
+from ..ddim.checks import allowed, within
 from ..ddim.trajectory import BETWEEN
 from . import latents
 from .model import model_sampling
@@ -81,14 +82,10 @@ def measured_schedule(
     numbers.
     """
     solver = adaptive.solver_of(order, sampler_name)
-    if criterion not in adaptive.CRITERIA:
-        raise ValueError(f"criterion is {criterion!r}; allowed are {', '.join(adaptive.CRITERIA)}")
-    if images < 1:
-        raise ValueError(f"probe_images is {images}; at least 1 is needed")
-    if refine < 0:
-        raise ValueError(f"refine is {refine}; it must be 0 or more")
-    if not 4 <= probe_steps <= 256:
-        raise ValueError(f"probe_steps is {probe_steps}; allowed are 4 to 256")
+    allowed("criterion", criterion, adaptive.CRITERIA)
+    within("probe_images", images, 1)
+    within("refine", refine, 0)
+    within("probe_steps", probe_steps, 4, 256)
     if not 1 <= steps <= probe_steps:
         raise ValueError(f"steps is {steps}; allowed are 1 to probe_steps, which is {probe_steps}")
     sampling = model_sampling(model)

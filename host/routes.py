@@ -1,30 +1,11 @@
 """GET /ddim_toolkit/stride: which timesteps a stride or a written list visits, for the page's picture of
 it."""
 
-import math
 import sys
 
 PATH = "/ddim_toolkit/stride"
+TIMESTEPS = 1000  # of most models' tables; the page has no model before the first run
 LONGEST_LIST = 8000  # characters; a request line is not longer
-
-
-class Rows:
-    """Stands for a MODEL whose table of noise levels is that of most models, 1000 rows, each level its row
-    plus 1.
-
-    The page has no model before the first run; with these levels a schedule can be read back as timesteps.
-    """
-
-    TIMESTEPS = 1000
-    sigma_max = math.inf
-
-    def __init__(self):
-        import torch  # the host has it by the time a request comes
-
-        self.sigmas = torch.arange(1, self.TIMESTEPS + 1)
-
-    def get_model_object(self, name):
-        return self
 
 
 def register():
@@ -44,8 +25,9 @@ def register():
 
 
 def picture(query):
-    """{"total", "timesteps"} for `steps`, `stride`, `denoise`, or for a written list `timesteps`; {"sigmas"}
-    for a list of noise levels. Raises ValueError for what the nodes would refuse.
+    """{"total", "timesteps"} for `steps`, `stride`, `denoise`, with a "note" on them where there is one, or
+    for a written list `timesteps`; {"sigmas"} for a list of noise levels. Raises ValueError for what the
+    nodes would refuse.
     """
     from . import schedule
 
@@ -53,15 +35,15 @@ def picture(query):
         text = query["timesteps"]
         if len(text) > LONGEST_LIST:
             raise ValueError(f"timesteps has {len(text)} characters; at most {LONGEST_LIST} are drawn")
-        sigmas = schedule.custom_sigmas(Rows(), text).tolist()
-        if text.strip().lower().startswith("sigmas"):
-            return {"sigmas": sigmas}
-        return {"total": Rows.TIMESTEPS, "timesteps": [round(sigma) - 1 for sigma in sigmas[:-1]]}
-    steps = whole(query.get("steps", ""))
-    _, visited = schedule.stride_sigmas(
-        Rows(), steps, query.get("stride", "trailing"), fraction(query.get("denoise", "1"))
-    )
-    return {"total": Rows.TIMESTEPS, "timesteps": visited}
+        kind, numbers = schedule.written(text)
+        if kind == "sigmas":
+            return {"sigmas": numbers}
+        return {"total": TIMESTEPS, "timesteps": schedule.written_rows(numbers, TIMESTEPS)}
+    steps, stride = whole(query.get("steps", "")), query.get("stride", "trailing")
+    denoise = fraction(query.get("denoise", "1"))
+    rows = schedule.visited(TIMESTEPS, steps, stride, denoise)
+    note = schedule.low_start(TIMESTEPS, rows, stride, denoise)
+    return {"total": TIMESTEPS, "timesteps": rows} | ({"note": note} if note else {})
 
 
 def whole(text):

@@ -2,6 +2,8 @@
 
 import math
 import struct
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
@@ -10,31 +12,44 @@ import comfy.utils
 import latent_preview
 
 from ..ddim import solve
+from ..ddim.checks import allowed, within
+from ..ddim.jump import check_dial
 from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas
 from .noise import batch_noise, latent_noise
 
-
-def ddim_sampler(**options):
-    """SAMPLER of this pack: a plain value that pickles. Options are those of `sample_ddim`, checked before
-    use."""
-    check_options(**options)
-    return comfy.samplers.KSAMPLER(sample_ddim, options)
+NOISE_DEVICES = ("cpu", "gpu")
 
 
-def check_options(
-    eta=0.0, variance="posterior", order=1, clip="none", clip_range=4.0, noise_device="cpu", **others
-):
-    """Raise ValueError that names the first bad option."""
-    solve.jumps((1.0, 1.0), (1.0, 0.5), eta, variance)
-    solve.check_order(order)
-    if clip not in solve.CLIPS:
-        raise ValueError(f"clip is {clip!r}; allowed are {', '.join(solve.CLIPS)}")
-    if not clip_range > 0:
-        raise ValueError(f"clip_range is {clip_range}; it must be above 0")
-    if noise_device not in ("cpu", "gpu"):
-        raise ValueError(f"noise_device is {noise_device!r}; allowed are cpu, gpu")
+@dataclass(frozen=True)
+class Options:
+    """The dials of a DDIM run; they pickle. Raises ValueError that names the first bad one.
+
+    batch_index: the place of each sampled picture in its batch, from 0; None numbers them as they come.
+    """
+
+    eta: float = 0.0
+    variance: str = "posterior"
+    order: int = 1
+    clip: str = "none"
+    clip_range: float = 4.0
+    noise_device: str = "cpu"
+    noise_seed: int = 0
+    batch_index: Sequence[int] | None = None
+
+    def __post_init__(self):
+        check_dial(self.eta, self.variance)
+        solve.check_order(self.order)
+        allowed("clip", self.clip, solve.CLIPS)
+        within("clip_range", self.clip_range, 0.01)
+        allowed("noise_device", self.noise_device, NOISE_DEVICES)
+        within("noise_seed", self.noise_seed, 0, 0xFFFFFFFF)
+
+
+def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
+    """SAMPLER of this pack, a plain value that pickles; `options` are fields of Options."""
+    return comfy.samplers.KSAMPLER(sample_ddim, asdict(Options(**options)))
 
 
 def sample_ddim(
@@ -44,22 +59,14 @@ def sample_ddim(
     extra_args=None,
     callback=None,
     disable=None,
-    *,
-    eta=0.0,
-    variance="posterior",
-    order=1,
-    clip="none",
-    clip_range=4.0,
-    noise_device="cpu",
-    noise_seed=0,
-    batch_index=None,
+    **options,
 ):
-    """The host's sampler-function signature around `ddim.solve.sample`.
+    """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
 
     The state is float32 whatever the model's dtype. The noise of the jump that leaves sigma_t is a stream of
     its own, so a run split in two (SplitSigmas) draws what the whole run draws.
     """
-    extra_args = {} if extra_args is None else extra_args
+    extra_args, options = extra_args or {}, Options(**options)
     sampling = model.inner_model.inner_model.model_sampling
     levels = check_sigmas(sigmas, sampling)
     x = x.float()
@@ -67,15 +74,17 @@ def sample_ddim(
         raise ValueError(
             "the noise or the latent_image that sampling starts from holds NaN or infinite values"
         )
-    indices = list(range(x.shape[0])) if batch_index is None else batch_index
+    indices = range(x.shape[0]) if options.batch_index is None else options.batch_index
     if len(indices) != x.shape[0]:
         raise ValueError(f"batch_index names {len(indices)} pictures, but {x.shape[0]} are sampled")
     seed = extra_args.get("seed") or 0
-    device = x.device if noise_device == "gpu" else "cpu"
-    limit = solve.CLIPS[clip]
+    device = x.device if options.noise_device == "gpu" else "cpu"
+    limit = solve.CLIPS[options.clip]
 
     def noise(i):
-        drawn = batch_noise(seed, indices, x.shape[1:], device=device, stream=stream(levels[i], noise_seed))
+        drawn = batch_noise(
+            seed, indices, x.shape[1:], device=device, stream=stream(levels[i], options.noise_seed)
+        )
         return comfy.model_management.cast_to_device(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
@@ -86,11 +95,11 @@ def sample_ddim(
             x,
             alphas(sampling, levels),
             levels,
-            eta=eta,
-            variance=variance,
-            order=order,
+            eta=options.eta,
+            variance=options.variance,
+            order=options.order,
             noise=noise,
-            clip=limit and (lambda x0: limit(x0, clip_range)),
+            clip=limit and (lambda x0: limit(x0, options.clip_range)),
             callback=report,
         )
 

@@ -1,29 +1,58 @@
 """SIGMAS for a MODEL from a named stride or a written list."""
 
 import itertools
+import logging
 import math
 import re
 
 import torch
 
+from ..ddim.checks import within
 from ..ddim.stride import timesteps
 from .model import check_sigmas, model_sampling, sigmas_at, table
 
+log = logging.getLogger(__name__)
+_WARNED = set()  # strides that the log has told of
+
 
 def stride_sigmas(model, steps, stride, denoise=1.0):
-    """(SIGMAS of shape (steps + 1,), list of timesteps); both empty at denoise 0.
-
-    denoise below 1 strides over the lowest round(denoise T) timesteps of the model's T. Raises ValueError for
-    a bad stride, steps or denoise.
-    """
-    if not 0.0 <= denoise <= 1.0:
-        raise ValueError(f"denoise is {denoise}; it must lie between 0 and 1")
+    """(SIGMAS of shape (steps + 1,), list of timesteps) of `visited` on a MODEL; both empty at denoise 0."""
     sampling = model_sampling(model)
-    rows = round(denoise * len(table(sampling)))
-    if rows == 0:
-        return torch.FloatTensor([]), []
-    visited = timesteps(stride, rows, steps)
-    return sigmas_at(sampling, visited), visited
+    total = len(table(sampling))
+    rows = visited(total, steps, stride, denoise)
+    note = low_start(total, rows, stride, denoise)
+    if note and stride not in _WARNED:
+        _WARNED.add(stride)
+        log.warning("DDIM: %s", note)
+    return sigmas_at(sampling, rows) if rows else torch.FloatTensor([]), rows
+
+
+def visited(total, steps, stride, denoise=1.0):
+    """The timesteps of a stride over a table of `total`; none at denoise 0.
+
+    denoise below 1 strides over the lowest round(denoise total) timesteps, but at least one. Raises
+    ValueError for a bad stride, steps or denoise.
+    """
+    within("denoise", denoise, 0, 1)
+    return timesteps(stride, used(total, denoise), steps) if denoise > 0 else []
+
+
+def used(total, denoise):
+    return max(1, round(denoise * total))
+
+
+def note_on(model, rows, stride, denoise):
+    """`low_start` on a MODEL's table."""
+    return low_start(len(table(model_sampling(model))), rows, stride, denoise)
+
+
+def low_start(total, rows, stride, denoise=1.0):
+    """What to tell the user where a stride begins more than a tenth of its timesteps below their top, as
+    `leading` may: the model then never sees the noisiest inputs, where composition is decided. Else empty."""
+    top = used(total, denoise) - 1
+    if not rows or 10 * (top - rows[0]) <= top + 1:
+        return ""
+    return f"{stride} starts at timestep {rows[0]} of {top} here; trailing starts at the top"
 
 
 def custom_sigmas(model, text):
@@ -33,7 +62,20 @@ def custom_sigmas(model, text):
     are noise levels. Raises ValueError that names the first bad entry.
     """
     sampling = model_sampling(model)
-    kind, _, body = text.rpartition(":")
+    kind, numbers = written(text)
+    if kind == "sigmas":
+        sigmas = torch.tensor(numbers)
+        check_sigmas(sigmas, sampling)
+        return sigmas
+    return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+
+
+def written(text):
+    """("timesteps" or "sigmas", numbers) of a written list; what follows # on a line is for readers.
+
+    The numbers fall; noise levels end in 0. Raises ValueError that names the first bad entry.
+    """
+    kind, _, body = re.sub("#.*", "", text).rpartition(":")
     kind = kind.strip().lower()
     if kind not in ("", "timesteps", "sigmas"):
         raise ValueError(
@@ -45,18 +87,22 @@ def custom_sigmas(model, text):
     for before, after in itertools.pairwise(numbers):
         if after >= before:
             raise ValueError(f"timesteps must go down, each once; {after:g} follows {before:g}")
-    if kind == "sigmas":
-        sigmas = torch.tensor(numbers if numbers[-1] == 0 else [*numbers, 0.0])
-        check_sigmas(sigmas, sampling)
-        return sigmas
-    top = len(table(sampling)) - 1
+    if kind != "sigmas":
+        return "timesteps", numbers
+    numbers += [0.0] if numbers[-1] != 0 else []
+    check_sigmas(torch.tensor(numbers))
+    return kind, numbers
+
+
+def written_rows(numbers, total):
+    """The numbers of a written list as rows of a table of `total` timesteps."""
     for value in numbers:
-        if value != int(value) or not 0 <= value <= top:
+        if value != int(value) or not 0 <= value < total:
             raise ValueError(
-                f"timesteps holds {value:g}; this model's timesteps are the whole numbers 0 to {top} (noise"
-                " levels are written after 'sigmas:')"
+                f"timesteps holds {value:g}; this model's timesteps are the whole numbers 0 to {total - 1}"
+                " (noise levels are written after 'sigmas:')"
             )
-    return sigmas_at(sampling, map(int, numbers))
+    return [int(value) for value in numbers]
 
 
 def number(word):
@@ -70,6 +116,7 @@ def number(word):
     return value
 
 
-def shown(sigmas):
-    """What a node hands to the page with its outputs: the noise levels, drawn on the node's stride strip."""
-    return {"ddim_sigmas": sigmas.tolist()}
+def shown(sigmas, note=""):
+    """What a node hands to the page with its outputs: the noise levels, drawn on the node's stride strip, and
+    a note on them."""
+    return {"ddim_sigmas": sigmas.tolist(), "ddim_note": [note] if note else []}

@@ -9,7 +9,7 @@ import torch
 
 from ..ddim.jump import coefficients
 from . import latents
-from .model import alphas, check_sigmas, model_sampling
+from .model import alphas, check_sigmas, model_sampling, of_flow
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
@@ -89,6 +89,7 @@ def table(sampling, levels, alpha, eta, norms):
         )
     lines += [
         "",
+        *filter(None, [of_flow(levels, sampling)]),
         (
             "x_s = a x_t + b x0_hat + c z ; |eps_hat| is the root mean square, 1 for Gaussian noise ; sigma"
             " as ComfyUI counts it"

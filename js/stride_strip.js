@@ -42,7 +42,7 @@ function addStrip(node, names) {
     if (!output?.ddim_sigmas) return;
     look(); // a short run may end before the next look
     ran = current;
-    show({ sigmas: output.ddim_sigmas, real: true });
+    show({ sigmas: output.ddim_sigmas, note: output.ddim_note?.[0], real: true });
   });
   addPart(node, "stride_strip", element, HEIGHT);
 }
@@ -53,7 +53,7 @@ function query(node, names) {
   for (const name of names) {
     const value = linkedSlot(node, name) >= 0 ? "" : String(widgetOf(node, name)?.value ?? "");
     // short, as a request line is
-    values.set(name, name === "timesteps" ? value.replace(/[\s,;]+/g, " ") : value);
+    values.set(name, name === "timesteps" ? value.replace(/#.*/g, "").replace(/[\s,;]+/g, " ") : value);
   }
   return values.toString();
 }
@@ -67,7 +67,7 @@ async function ask(asked) {
   }
 }
 
-/** The strip's elements, and show(answer) with {timesteps, total}, {sigmas, real}, {error} or {note}. */
+/** The strip's elements, and show(answer) with {timesteps, total, note}, {sigmas, note, real}, {error} or {note}. */
 function strip() {
   const ticks = svg("path");
   const caption = make("div", { class: "ddim-caption" });
@@ -80,11 +80,12 @@ function strip() {
 
   function show(answer) {
     const { places, text, all } = describe(answer);
+    const remark = places.length && answer.note ? `${answer.note}. ` : "";
     ticks.setAttribute("d", places.map((x) => `M ${(1000 * x).toFixed(1)} 3 V 17`).join(" "));
     element.toggleAttribute("data-bad", Boolean(answer.error));
     element.toggleAttribute("data-real", Boolean(answer.real));
-    caption.textContent = text;
-    element.title = all ?? text;
+    caption.textContent = remark + text;
+    element.title = remark + (all ?? text);
   }
   return { element, show };
 }

@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..ddim.adaptive import CRITERIA, SAMPLERS
 from ..ddim.solve import ADAMS_BASHFORTH
 from ..host import probe
+from .finite import finite
 from .sampling import SEED_MAX
 
 
@@ -135,6 +136,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..demo import pictures
 from ..host import inversion
+from .finite import finite
 from .sampling import SEED_MAX
 
 
@@ -144,6 +145,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         model,

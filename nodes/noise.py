@@ -5,8 +5,10 @@ import os
 
 from comfy_api.latest import io
 
+from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
+from .finite import finite
 
 CATEGORY = "sampling/ddim/noise"
 MODES = ["slerp", "linear", "variation"]
@@ -108,6 +110,7 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls,
         noise_a,
@@ -121,8 +124,8 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         noise_d=None,
         rows=4,
     ):
-        _allowed("mode", mode, MODES)
-        _allowed("easing", easing, EASINGS)
+        allowed("mode", mode, MODES)
+        allowed("easing", easing, EASINGS)
         if (noise_c is None) != (noise_d is None):
             raise ValueError(
                 "noise_c and noise_d: a grid needs both of its lower corners, and one is missing."
@@ -180,6 +183,7 @@ class DDIMNoiseArithmetic(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, base, plus, minus, weight):
         return io.NodeOutput(values.ShiftedNoise(base, plus, minus, weight))
 
@@ -222,7 +226,7 @@ class DDIMNoiseFromLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent_image, scale, model=None):
-        _allowed("scale", scale, SCALES)
+        allowed("scale", scale, SCALES)
         return io.NodeOutput(values.from_latent(latent_image, scale == "unit variance", model))
 
 
@@ -364,11 +368,6 @@ class DDIMLoadNoise(io.ComfyNode):
     def execute(cls, file):
         noise, recipe = noise_files.load(file)
         return io.NodeOutput(noise, noise.empty_latent(), json.dumps(recipe, indent=2, ensure_ascii=False))
-
-
-def _allowed(name, given, options):
-    if given not in options:
-        raise ValueError(f"{name}: {given!r} is unknown. Allowed are {', '.join(options)}.")
 
 
 NODES = [

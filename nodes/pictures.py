@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import plot, schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
+from .finite import finite
 from .sampling import SEED_MAX, denoise_input, eta_input, stride_input
 
 
@@ -130,14 +131,18 @@ class DDIMTrajectory(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(
         cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
     ):
+        note = ""
         if sigmas is None:
-            sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(
-            *trajectory.film_strip(model, seed, cfg, eta, positive, negative, latent_image, sigmas)
+            sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
+            note = schedule.note_on(model, visited, stride, denoise)
+        film, latent, table = trajectory.film_strip(
+            model, seed, cfg, eta, positive, negative, latent_image, sigmas
         )
+        return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 
 NODES = [DDIMSchedulePlot, DDIMTrajectory]

@@ -6,6 +6,8 @@ from ..ddim.jump import VARIANCES
 from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
 from ..ddim.stride import STRIDES
 from ..host import sampler, schedule
+from ..host.sampler import NOISE_DEVICES, Options
+from .finite import finite
 
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
@@ -17,7 +19,7 @@ ETA_TOOLTIP = (
 def eta_input():
     return io.Float.Input(
         "eta",
-        default=0.0,
+        default=Options.eta,
         min=0.0,
         max=1.0,
         step=0.01,
@@ -44,7 +46,7 @@ class DDIMSampler(io.ComfyNode):
                 io.Combo.Input(
                     "variance",
                     options=list(VARIANCES),
-                    default="posterior",
+                    default=Options.variance,
                     tooltip=(
                         "The noise that eta 1 stands for. posterior: DDPM's own. large: the DDIM paper's"
                         " sigma-hat. full renoise: all noise is fresh at every step (multistep consistency"
@@ -53,7 +55,7 @@ class DDIMSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "order",
-                    default=1,
+                    default=Options.order,
                     min=1,
                     max=max(ADAMS_BASHFORTH),
                     tooltip=(
@@ -64,7 +66,7 @@ class DDIMSampler(io.ComfyNode):
                 io.Combo.Input(
                     "clip",
                     options=list(CLIPS),
-                    default="none",
+                    default=Options.clip,
                     tooltip=(
                         "Limit the predicted image at each step. clamp: to plus and minus clip_range."
                         " dynamic: each picture at its 99.5 % quantile, then scaled to clip_range (Imagen)."
@@ -73,8 +75,8 @@ class DDIMSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "noise_device",
-                    options=["cpu", "gpu"],
-                    default="cpu",
+                    options=list(NOISE_DEVICES),
+                    default=Options.noise_device,
                     tooltip=(
                         "Where the noise for eta above 0 is drawn. cpu gives the same picture on every"
                         " machine."
@@ -82,7 +84,7 @@ class DDIMSampler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "noise_seed",
-                    default=0,
+                    default=Options.noise_seed,
                     min=0,
                     max=0xFFFFFFFF,
                     control_after_generate=False,
@@ -93,7 +95,7 @@ class DDIMSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "clip_range",
-                    default=4.0,
+                    default=Options.clip_range,
                     min=0.01,
                     max=1000.0,
                     step=0.1,
@@ -119,7 +121,18 @@ class DDIMSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, eta, variance, order, clip, noise_device, noise_seed, clip_range=4.0, latent_image=None):
+    @finite
+    def execute(
+        cls,
+        eta,
+        variance,
+        order,
+        clip,
+        noise_device,
+        noise_seed,
+        clip_range=Options.clip_range,
+        latent_image=None,
+    ):
         batch_index = latent_image and latent_image.get("batch_index")
         return io.NodeOutput(
             sampler.ddim_sampler(
@@ -193,13 +206,15 @@ class DDIMKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @finite
     def execute(cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise):
-        sigmas, _ = schedule.stride_sigmas(model, steps, stride, denoise)
+        sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         if len(sigmas) == 0:  # denoise 0 leaves the picture alone, as the host does
             return io.NodeOutput(latent_image, latent_image)
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
-        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas))
+        note = schedule.note_on(model, visited, stride, denoise)
+        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas, note))
 
 
 def stride_input():
@@ -209,8 +224,8 @@ def stride_input():
         default="trailing",
         tooltip=(
             "Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps."
-            " leading is the first DDIM code's. linspace holds both ends. quadratic, the paper's, spends more"
-            " steps on detail."
+            " leading is diffusers': with many steps it starts far below that. linspace holds both ends."
+            " quadratic, the paper's, spends more steps on detail."
         ),
     )
 

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..host import schedule
+from .finite import finite
 from .sampling import denoise_input, stride_input
 
 
@@ -27,15 +28,21 @@ class DDIMStrideScheduler(io.ComfyNode):
                 io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels, the last 0."),
                 io.String.Output(
                     display_name="timesteps",
-                    tooltip="The visited timesteps as text, for DDIM Custom Schedule.",
+                    tooltip=(
+                        "The visited timesteps as text, for DDIM Custom Schedule, with a remark where they"
+                        " start low."
+                    ),
                 ),
             ],
         )
 
     @classmethod
+    @finite
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
-        return io.NodeOutput(sigmas, ", ".join(map(str, visited)), ui=schedule.shown(sigmas))
+        note = schedule.note_on(model, visited, stride, denoise)
+        text = ", ".join(map(str, visited)) + (f"\n# {note}" if note else "")
+        return io.NodeOutput(sigmas, text, ui=schedule.shown(sigmas, note))
 
 
 class DDIMCustomSchedule(io.ComfyNode):
@@ -57,7 +64,7 @@ class DDIMCustomSchedule(io.ComfyNode):
                     multiline=True,
                     tooltip=(
                         "Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as"
-                        " sigmas: 14.6, 5.0, 1.2"
+                        " sigmas: 14.6, 5.0, 1.2. What follows # on a line is a remark."
                     ),
                 ),
             ],

@@ -10,6 +10,8 @@ import comfy.sample
 import pytest
 import torch
 from comfy.model_base import ModelType
+from comfy_api.latest import io
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from conftest import ROOT
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
@@ -18,6 +20,7 @@ from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_schema import NODES
 
 C = analytic.CONDITIONING
 MODEL = analytic.model(ModelType.V_PREDICTION, analytic.four_modes(), 0.3)
@@ -81,6 +84,23 @@ def test_the_ends_of_the_range_of_steps(steps):
 @pytest.mark.parametrize("cfg", [0.0, 1.0, 100.0])
 def test_any_guidance(cfg):
     assert ksampler(cfg=cfg).isfinite().all()
+
+
+FLOATS = [
+    (name, kind.id)
+    for name, node in NODES.items()
+    for kind in node.GET_SCHEMA().inputs
+    if isinstance(kind, io.Float.Input)
+]
+
+
+@pytest.mark.parametrize("name, given", FLOATS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_float_is_nan_or_infinite(name, given, value):
+    """Said before anything else is looked at."""
+    others = dict.fromkeys(kind.id for kind in NODES[name].GET_SCHEMA().inputs)
+    with pytest.raises(ValueError, match=f"^{given} is {value}; it must be a finite number"):
+        NODES[name].execute(**others | {given: value})
 
 
 def test_nan_from_the_model_names_the_first_step(shipped):
@@ -147,6 +167,48 @@ def test_written_lists(text, words):
 def test_lists_that_are_right(text, count):
     sigmas = DDIMCustomSchedule.execute(MODEL, text).args[0]
     assert len(sigmas) == count and sigmas[-1] == 0 and (sigmas[:-1] > sigmas[1:]).all()
+
+
+@pytest.mark.parametrize(
+    "steps, stride, denoise, words",
+    [
+        (600, "leading", 1.0, "leading starts at timestep 600 of 999 here; trailing starts at the top"),
+        (400, "leading", 1.0, "leading starts at timestep 799 of 999"),
+        (1, "leading", 1.0, "leading starts at timestep 1 of 999"),
+        (150, "leading", 0.5, "leading starts at timestep 448 of 499"),
+        (10, "quadratic", 1.0, "quadratic starts at timestep 800 of 999"),
+        (10, "leading", 1.0, ""),
+        (400, "trailing", 1.0, ""),
+        (1, "linspace", 0.5, ""),
+    ],
+)
+def test_a_stride_that_starts_low_says_so(steps, stride, denoise, words, caplog, monkeypatch):
+    """In the text, on the strip, and once in the log."""
+    monkeypatch.setattr(schedule, "_WARNED", set())
+    for _ in range(2):
+        out = DDIMStrideScheduler.execute(MODEL, steps, stride, denoise)
+    query = {"steps": str(steps), "stride": stride, "denoise": str(denoise)}
+    assert caplog.text.count("starts at timestep") == (1 if words else 0)
+    for text in (
+        out.args[1],
+        " ".join(out.ui["ddim_note"]),
+        routes.picture(query).get("note", ""),
+        caplog.text,
+    ):
+        assert words in text and ("starts at" in text) == bool(words)
+    assert torch.equal(DDIMCustomSchedule.execute(MODEL, out.args[1]).args[0], out.args[0])
+    assert torch.equal(schedule.custom_sigmas(MODEL, f"# a remark\n{out.args[1]}"), out.args[0])
+
+
+def test_a_little_denoise_is_never_none():
+    """.01 of the 50 timesteps of an LCM is none, and the latent came back untouched."""
+    lcm = ModelSamplingDiscrete().patch(MODEL, "lcm", False)[0]
+    assert len(lcm.get_model_object("model_sampling").sigmas) == 50
+    sigmas, text = DDIMStrideScheduler.execute(lcm, 1, "trailing", 0.01).args
+    assert len(sigmas) == 2 and sigmas[0] > 0 and text == "0"
+    with pytest.raises(ValueError, match="steps is 4.*table of 1 timesteps"):
+        DDIMStrideScheduler.execute(lcm, 4, "trailing", 0.01)
+    assert len(DDIMStrideScheduler.execute(lcm, 4, "trailing", 0.0).args[0]) == 0
 
 
 @pytest.mark.parametrize("stride", STRIDES)

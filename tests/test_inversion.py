@@ -162,6 +162,26 @@ def test_noise_maps_replay(kind, eta):
     assert rmse(sample(model, result.noise, pictures, later, replay), pictures) < 1e-5
 
 
+def test_replays_outlive_a_callback_that_writes():
+    """The host hands its state to the callbacks of other packs; on the CPU it was the recorded one."""
+    model, pictures = mixture()
+    sigmas = sigmas_of(model, 6)
+    result = found(model, pictures, sigmas, eta=1.0)
+    arguments = (model, torch.zeros_like(pictures), 1.0, result.replay, sigmas, C, C, pictures)
+    first = comfy.sample.sample_custom(*arguments, disable_pbar=True)
+    comfy.sample.sample_custom(*arguments, callback=lambda i, x0, x, n: x.mul_(2), disable_pbar=True)
+    assert torch.equal(comfy.sample.sample_custom(*arguments, disable_pbar=True), first)
+
+
+def test_a_replay_is_for_the_kind_of_model_that_was_recorded():
+    flow, pictures = mixture(ModelType.FLOW)
+    sigmas = sigmas_of(flow, 6)
+    replay = found(flow, pictures, sigmas, eta=1.0).replay
+    eps, _ = mixture(ModelType.EPS)
+    with pytest.raises(ValueError, match="model: the replay sampler was recorded on another kind of model"):
+        comfy.sample.sample_custom(eps, pictures, 1.0, replay, sigmas, C, C, pictures, disable_pbar=True)
+
+
 def test_noise_maps_are_drawn_from_the_marginals():
     model, pictures = mixture(shape=(4, 64, 64), batch=1)
     states = found(model, pictures, sigmas_of(model, 5), eta=1.0).run.states

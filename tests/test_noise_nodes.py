@@ -206,7 +206,9 @@ def test_wrong_uses_are_named():
         "variation has no grid": lambda: interpolate(
             A, B, empty(1, 4, 8, 8), 3, "variation", noise_c=C, noise_d=D
         ),
-        "mode: 'cubic' is unknown": lambda: interpolate(A, B, empty(1, 4, 8, 8), 3, "cubic"),
+        "mode is 'cubic'; allowed are slerp, linear, variation": lambda: interpolate(
+            A, B, empty(1, 4, 8, 8), 3, "cubic"
+        ),
     }.items():
         with pytest.raises(ValueError, match=words):
             use()

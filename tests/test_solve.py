@@ -12,7 +12,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
-from ddim_toolkit.host import sampler, schedule
+from ddim_toolkit.host import sampler, schedule, trajectory
 from ddim_toolkit.host.noise import batch_noise
 from diffusers import DDIMScheduler
 from test_stride import SD
@@ -163,6 +163,23 @@ def test_dimensions_and_batches(shape):
     sigmas, _ = schedule.stride_sigmas(model, 5, "trailing")
     x = run(model, sampler.ddim_sampler(eta=0.5), sigmas, latent=torch.zeros(shape))
     assert x.shape == shape and x.isfinite().all()
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_state_is_float32_whatever_a_post_cfg_function_returns(dtype, order):
+    """As in the host's euler, which DDIM is at order 1."""
+    model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.3)
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"].to(dtype))
+    sigmas, _ = schedule.stride_sigmas(model, 8, "trailing")
+    states = []
+    ours = run(
+        model, sampler.ddim_sampler(order=order), sigmas, callback=lambda i, x0, x, n: states.append(x.dtype)
+    )
+    assert set(states) == {torch.float32} and ours.isfinite().all()
+    if order == 1:
+        host = run(model, comfy.samplers.sampler_object("euler"), sigmas)
+        assert (ours - host).abs().max() < 1e-4
 
 
 def test_nested_latents():
@@ -328,6 +345,18 @@ def test_bad_sigmas(sigmas, words):
         run(analytic.model(ModelType.EPS), sampler.ddim_sampler(), torch.tensor(sigmas))
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_sigmas_of_a_flow_model_are_noticed_on_others(kind, caplog):
+    model = analytic.model(kind)
+    sigmas, _ = schedule.stride_sigmas(analytic.model(ModelType.FLOW), 4, "trailing")
+    run(model, sampler.ddim_sampler(), sigmas)
+    _, _, table = trajectory.film_strip(
+        model, 0, 1.0, 0.0, C, C, {"samples": torch.zeros(1, 4, 8, 8)}, sigmas
+    )
+    for text in (caplog.text, table):
+        assert ("sigmas start at 1, where flow models start" in text) == (kind != ModelType.FLOW)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
@@ -337,8 +366,15 @@ def test_bad_sigmas(sigmas, words):
         (dict(clip="x"), "clip is 'x'"),
         (dict(noise_device="tpu"), "noise_device is 'tpu'"),
         (dict(clip_range=0.0), "clip_range is 0.0"),
+        (dict(clip_range=float("inf")), "clip_range is inf"),
+        (dict(noise_seed=-1), "noise_seed is -1"),
     ],
 )
 def test_bad_options_before_any_work(options, words):
     with pytest.raises(ValueError, match=words):
         sampler.ddim_sampler(**options)
+
+
+def test_a_misspelt_option_is_refused():
+    with pytest.raises(TypeError, match="'etta'"):
+        sampler.ddim_sampler(etta=1.0)

@@ -1,6 +1,8 @@
 """Strides against numpy's own arithmetic and diffusers; the count of steps is exact for every S."""
 
 import itertools
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -55,6 +57,14 @@ def test_quadratic_is_the_papers(S):
     moved = np.abs(paper - timesteps("quadratic", T, S)[::-1])
     repeats = S - len(set(paper))
     assert moved.max() <= repeats and (S > 28 or repeats == 0)
+
+
+def test_quadratic_rounds_down_exactly():
+    """Worked out in fractions: at S = 11 the row .8 T (7 / 10)^2 is 392, which floats miss by one."""
+    assert timesteps("quadratic", T, 11)[3] == 392
+    for S in range(2, T + 1):
+        exact = [math.floor(Fraction(4, 5) * T * Fraction(i, S - 1) ** 2) for i in reversed(range(S))]
+        assert len(set(exact)) < S or timesteps("quadratic", T, S) == exact
 
 
 def test_trailing_starts_at_the_top():
