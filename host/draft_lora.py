@@ -78,9 +78,7 @@ def train(
         raise ValueError("there are no prompts: connect positive, or clip and write captions")
     levels = check_sigmas(sigmas, model_sampling(model))
     if levels[-1] != 0 or len(set(levels)) < len(levels):
-        raise ValueError(
-            "sigmas must fall to 0, each level once; the last jump ends at the picture"
-        )
+        raise ValueError("sigmas must fall to 0, each level once; the last jump ends at the picture")
     samples = latents.check(latent, model)["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError("latent_image holds video with sound; a draft LoRA learns one kind of latent")
@@ -174,9 +172,7 @@ class Lesson:
                 loss.backward()
                 total += loss.item()
             if not total < float("inf"):
-                raise FloatingPointError(
-                    f"the loss of round {done + 1} is {total}; lower learning_rate"
-                )
+                raise FloatingPointError(f"the loss of round {done + 1} is {total}; lower learning_rate")
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()

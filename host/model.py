@@ -32,6 +32,13 @@ def table(sampling):
     return sampling.sigmas.detach().float().cpu()
 
 
+def level_below(sampling, sigma, part):
+    """The noise level at `part` of the way from timestep 0 to that of sigma, a row of the model's table."""
+    levels = table(sampling).double()
+    row = int(torch.searchsorted(levels, sigma * (1 + 1e-6), right=True)) - 1
+    return float(levels[math.floor(part * max(row, 0) + 1e-6)])
+
+
 def sigmas_at(sampling, timesteps):
     """SIGMAS of whole timesteps, with the 0 at which every run ends: shape (len(timesteps) + 1,)."""
     return torch.cat([table(sampling)[list(timesteps)], torch.zeros(1)])

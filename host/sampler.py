@@ -7,25 +7,29 @@ from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 
-from ..ddim import solve
+from ..ddim import jump, solve
 from ..ddim.checks import allowed, within
-from ..ddim.jump import check_dial
 from . import latents
 from .loop import model_calls
-from .model import alphas, check_sigmas
+from .model import alphas, check_sigmas, level_below
 from .noise import batch_noise, latent_noise
 
 NOISE_DEVICES = ("cpu", "gpu")
+VARIANCES = (*jump.VARIANCES, "trajectory")
 
 
 @dataclass(frozen=True)
 class Options:
     """The dials of a DDIM run; they pickle. Raises ValueError that names the first bad one.
 
+    variance: one of jump.py's, or trajectory, where eta is TCD's gamma. eta_start, eta_end: the part of the
+    run, as the host's percents, whose steps add noise. mask: a MASK that scales eta in each place.
     batch_index: the place of each sampled picture in its batch, from 0; None numbers them as they come.
     """
 
@@ -37,9 +41,19 @@ class Options:
     noise_device: str = "cpu"
     noise_seed: int = 0
     batch_index: Sequence[int] | None = None
+    eta_start: float = 0.0
+    eta_end: float = 1.0
+    mask: torch.Tensor | None = None
 
     def __post_init__(self):
-        check_dial(self.eta, self.variance)
+        allowed("variance", self.variance, VARIANCES)
+        within("eta", self.eta, 0, 1)
+        within("eta_start", self.eta_start, 0, 1)
+        within("eta_end", self.eta_end, self.eta_start, 1)
+        if self.mask is not None and not (0 <= self.mask.min() and self.mask.max() <= 1):
+            raise ValueError(
+                f"mask holds values from {self.mask.min():g} to {self.mask.max():g}; allowed are 0 to 1"
+            )
         solve.check_order(self.order)
         allowed("clip", self.clip, solve.CLIPS)
         within("clip_range", self.clip_range, 0.01)
@@ -89,19 +103,41 @@ def sample_ddim(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
 
+    mask = options.mask
+    if mask is not None:
+        if x.ndim < 4:
+            raise ValueError("mask: latent_image holds video with sound, which eta's mask does not know")
+        mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise,
             x,
             alphas(sampling, levels),
             levels,
-            eta=options.eta,
-            variance=options.variance,
+            eta=etas(options, sampling, levels),
+            variance="full renoise" if options.variance == "trajectory" else options.variance,
             order=options.order,
             noise=noise,
+            mask=mask,
             clip=limit and (lambda x0: limit(x0, options.clip_range)),
             callback=report,
         )
+
+
+def etas(options, sampling, levels):
+    """The eta of each jump, by the level that it leaves and, for trajectory, the one that it goes to: so a
+    stretch of the run has those of the whole run."""
+    first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
+    found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
+    if options.variance != "trajectory":
+        return found
+    below = [level_below(sampling, s, 1 - gamma) for gamma, s in zip(found, levels[1:], strict=True)]
+    return [
+        jump.trajectory_eta(alpha_s, s, alpha_d, d) if gamma and s else 0.0
+        for gamma, alpha_s, s, alpha_d, d in zip(
+            found, alphas(sampling, levels[1:]), levels[1:], alphas(sampling, below), below, strict=True
+        )
+    ]
 
 
 def stream(sigma, noise_seed):
