@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""DDIM Toolkit from one command: python run.py demo | serve | test | bench.
+"""DDIM Toolkit from one command: python run.py demo | serve | sweep | test | bench.
 
 Uses the ComfyUI that --comfyui or COMFYUI_PATH names, or the one this pack is installed in. Without one, sets
 up its own in .comfyui/ beside this file. Needs Python 3.10 or newer and nothing else.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -23,20 +24,27 @@ from runner.comfyui import (
     pack_arguments,
     require_modules,
 )
-from runner.demo import OUTPUT
+from runner.demo import OUTPUT, PICK
 from runner.demo import demo as run_demo
 from runner.server import end_on_terminate, free_port
+from runner.sweep import options as sweep_options
 
 
 def main(arguments=None) -> int:
     options, rest = parser().parse_known_args(arguments)
     if rest and options.action not in (serve, test, bench):
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.action is sweep:
+        try:
+            sweep_options.check(options)
+        except ValueError as error:
+            parser().error(str(error))
     end_on_terminate()
     try:
         comfyui = find_existing(options.comfyui, options.python)
         if comfyui is None:
-            comfyui = install.managed(with_tests=options.action is test)
+            groups = {test: ["test"], sweep: ["sweep"]}
+            comfyui = install.managed(groups.get(options.action, []))
         return options.action(comfyui, options, rest)
     except RunError as error:
         print(f"\n{error}", file=sys.stderr)
@@ -46,7 +54,8 @@ def main(arguments=None) -> int:
 
 
 def demo(comfyui: ComfyUI, options, rest) -> int:
-    for path in run_demo(comfyui, options.output, options.prompt, options.seed, options.steps, options.eta):
+    changes = options.prompt, options.seed, options.steps, options.eta, options.pick
+    for path in run_demo(comfyui, options.output, *changes):
         print(path)
     return 0
 
@@ -54,8 +63,8 @@ def demo(comfyui: ComfyUI, options, rest) -> int:
 def serve(comfyui: ComfyUI, options, rest) -> int:
     port = options.port or free_port(8188)
     print(
-        f"The page will be at http://127.0.0.1:{port} (the example: Workflow > Browse Templates). Ctrl+C"
-        " ends it.",
+        f"The page will be at http://127.0.0.1:{port} (the examples: Templates, in the sidebar). Ctrl+C ends"
+        " it.",
         flush=True,
     )
     screen = (
@@ -67,6 +76,23 @@ def serve(comfyui: ComfyUI, options, rest) -> int:
     browser = "--auto-launch" if screen and not options.no_browser else "--disable-auto-launch"
     command = comfyui.command("--port", str(port), browser, *pack_arguments(comfyui.folder), *rest)
     return subprocess.run(command, cwd=comfyui.folder, env=comfyui.environment()).returncode
+
+
+def sweep(comfyui: ComfyUI, options, rest) -> int:
+    if not comfyui.managed:
+        require_modules(comfyui, ("ray",), "A sweep")
+    given = {name: value for name, value in vars(options).items() if name != "action"}
+    command = [comfyui.python, "-m", "runner.sweep", json.dumps(given, default=str)]
+    process = subprocess.Popen(command, cwd=CHECKOUT, env=comfyui.small_environment())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # it got the same, and tidies up
+                continue
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def test(comfyui: ComfyUI, options, rest) -> int:
@@ -99,17 +125,22 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(action=action)
         return made
 
-    made = command(demo, "Draft and final of one prompt and seed, saved side by side in output/.")
+    made = command(demo, "Eight drafts of a prompt and the final of one, drawn side by side in output/.")
     made.add_argument("--prompt", help="what to draw")
     made.add_argument("--seed", type=int)
-    made.add_argument("--steps", type=int, help="model calls of the DDIM draft")
-    made.add_argument("--eta", type=float, help="0 is DDIM, 1 is DDPM")
+    made.add_argument("--steps", type=int, help="model calls of a draft")
+    made.add_argument("--eta", type=float, help="of the drafts: 0 is DDIM, 1 is DDPM")
+    made.add_argument("--pick", type=int, default=PICK, help="number of the draft to finish (%(default)s)")
     made.add_argument(
         "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
     )
     made = command(serve, "ComfyUI with its page. Other arguments go to ComfyUI.")
     made.add_argument("--port", type=int, help="8188 unless that is taken")
     made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    made = command(
+        sweep, "Drafts of a workflow for many seeds, and finals of the picked; on one machine or many."
+    )
+    sweep_options.add_arguments(made)
     command(test, "The test suite. Other arguments go to pytest.")
     command(bench, "The measurements behind the README's figures. Other arguments go to bench.")
     return whole

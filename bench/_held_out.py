@@ -1,7 +1,7 @@
 """The pictures that the shipped model was not trained on, as what a distance of distributions needs:
 quantiles and captions.
 
-`python -m demo.evaluate --only held_out` makes the file from the pictures themselves.
+`python -m demo.training.evaluate --only held_out` makes the file from the pictures themselves.
 """
 
 import json
@@ -23,6 +23,6 @@ class HeldOut:
 
     def distance(self, pictures):
         """Sliced Wasserstein distance of pictures [N, 128, 128, 3] in 0..1 to them."""
-        from ddim_toolkit.demo import evaluate
+        from ddim_toolkit.demo.training import evaluate
 
         return (evaluate.projected(evaluate.small(pictures.cpu())) - self.quantiles).abs().mean().item()

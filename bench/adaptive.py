@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-
-from ._plot import draw
+from ddim_toolkit.drawing.curves import draw
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (5, 10, 20)

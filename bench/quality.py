@@ -11,9 +11,9 @@ import contextlib
 import json
 
 import torch
+from ddim_toolkit.drawing.curves import draw
 
 from ._held_out import HeldOut
-from ._plot import draw
 
 CALLS = (4, 8, 10, 20, 50, 100)
 ETAS = (0.0, 0.5, 1.0)

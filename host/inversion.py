@@ -17,12 +17,13 @@ from .model import alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
+from .travel import Travels
 
 METHODS = ("exact", "ddim")
 
 
 @dataclass(frozen=True, eq=False)
-class InvertedNoise:
+class InvertedNoise(Travels):
     """NOISE from which a run over the inversion's sigmas starts at the state that was found, on whatever
     latent.
 

@@ -60,6 +60,20 @@ def repeat_pictures(latent, times):
     return repeated
 
 
+def take(latent, rows):
+    """The rows of a LATENT, each with its mask and the index that its noise belongs to."""
+    indices = batch_indices(latent)
+    taken = latent | {
+        "samples": join([part[rows] for part in parts(latent)], latent),
+        "batch_index": [indices[row] for row in rows],
+    }
+    if latent.get("noise_mask") is not None:
+        masks = {"samples": latent["noise_mask"]}
+        fitted = [comfy.utils.repeat_to_batch_size(mask, len(indices)) for mask in parts(masks)]
+        taken["noise_mask"] = join([mask[rows] for mask in fitted], masks)
+    return taken
+
+
 def fitting(latent, model=None):
     """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
     size."""

@@ -8,11 +8,13 @@ that they are asked to fill, and they hold only plain values, so that they pickl
 import math
 from dataclasses import dataclass, replace
 
+import comfy.model_management
 import numpy
 import torch
 
 from ..ddim import spherical
 from . import latents
+from .travel import Travels
 
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -44,13 +46,24 @@ def latent_noise(latent, seed, device="cpu", stream=0):
     return latents.join([noise.to(part.dtype) for noise, part in zip(noises, parts, strict=True)], latent)
 
 
+@dataclass(frozen=True)
+class SeedNoise(Travels):
+    """NOISE of a seed: `latent_noise`, lazy. For pictures it is what the host's RandomNoise draws."""
+
+    seed: int
+
+    def generate_noise(self, latent):
+        return latent_noise(latent, self.seed)
+
+
 @dataclass(frozen=True, eq=False)
-class HeldNoise:
+class HeldNoise(Travels):
     """NOISE that is known already: inverted, loaded, or made from a latent.
 
     parts    tensors (B, ...), one, or one for each part of a nested latent
     indices  the batch index of each of the B pictures
     name     what an error message calls it
+    empty_only  whether it holds on an empty latent alone, as noise that was mixed from inverted noise does
 
     A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
     """
@@ -59,6 +72,7 @@ class HeldNoise:
     indices: tuple
     seed: int = 0
     name: str = "noise"
+    empty_only: bool = False
 
     def __post_init__(self):
         if not all(torch.isfinite(part).all() for part in self.parts):
@@ -78,6 +92,11 @@ class HeldNoise:
                 f"{self.name}: it is noise for pictures of shape {_shape(held_shapes)}, but the latent asks"
                 f" for {_shape(shapes)}. Use a latent of the size (and the kind of model) that the noise was"
                 " made for."
+            )
+        if self.empty_only and any(part.any() for part in parts):
+            raise ValueError(
+                f"{self.name}: it was mixed from inverted noise and saved for an empty latent, and would be"
+                " wrong on a picture. Use the latent that comes out of DDIM Load Noise."
             )
         rows = self._rows(wanted)
         return latents.join(
@@ -105,7 +124,7 @@ class HeldNoise:
 
 
 @dataclass(frozen=True)
-class InterpolatedNoise:
+class InterpolatedNoise(Travels):
     """NOISE on the way from corner to corner, for a batch that shows each picture in all frames, one picture
     after the other.
 
@@ -159,6 +178,7 @@ class InterpolatedNoise:
         return latents.join(morphed, latent)
 
     def _frame(self, corners, place, index):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         picture, frame = divmod(index, self.rows * self.frames)
         if self.mode == "variation":
             return spherical.turn(corners[0][picture], corners[1][place], self.strength * math.pi / 2)
@@ -172,7 +192,7 @@ class InterpolatedNoise:
 
 
 @dataclass(frozen=True)
-class ShiftedNoise:
+class ShiftedNoise(Travels):
     """NOISE base + weight (plus - minus), each picture scaled back to the norm of its base."""
 
     base: object
@@ -241,6 +261,7 @@ def _shape(shapes):
 def _draw(seed, indices, shapes, dtype, device, stream):
     # Drawn in float32 whatever the dtype: half precision would draw other numbers.
     def picture(generator):
+        comfy.model_management.throw_exception_if_processing_interrupted()
         return [torch.randn(tuple(shape), generator=generator, device=device).to(dtype) for shape in shapes]
 
     drawn = {}

@@ -1,45 +1,59 @@
 """Noise as safetensors files under the host's output and input folders. No pickle, no other folder."""
 
+import hashlib
+import itertools
 import json
+import math
 import os
 import re
+import time
+import uuid
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import comfy.latent_formats
 import folder_paths
 import safetensors
 import safetensors.torch
+import torch
 from comfy.cli_args import args
 
+from .inversion import InvertedNoise, packed
 from .noise import HeldNoise
 
 _MARK = "ddim_toolkit_noise"  # a key of the header: which layout the file has
-_LAYOUT = "1"
+_LAYOUTS = ("1", "2")  # 1, of version 0.1.0, has neither "form" nor "sha256"
 _FLOATS = ("float64", "float32", "float16", "bfloat16")
+PICTURES = 65536  # batch indices lie below: a node that draws picture k draws all before it
+STALE = 3600  # seconds after which an unfinished file is one whose writer is gone
 
 
-def save(latent, recipe, filename_prefix, graph=None):
+def save(latent, recipe, filename_prefix, graph=None, noise=None):
     """Write the samples of a LATENT, exactly, and the recipe (a dict that JSON can hold) to a new file of the
     output folder.
 
-    graph: header entries of the workflow, as the host's own savers write them (name -> JSON text).
-    Returns (the name that `load` takes, the file's place as the host's UI names it). Raises ValueError for a
-    prefix that leads out of the output folder.
+    graph: header entries of the workflow, as the host's own savers write them (name -> JSON text). noise: the
+    NOISE that drew the samples for an empty latent; what it knows of others is kept. Returns (the name that
+    `load` takes, the file's place as the host's UI names it). Raises ValueError for a prefix that is no name
+    in the output folder.
     """
-    root = folder_paths.get_output_directory()
-    if not _inside(os.path.join(root, os.path.dirname(filename_prefix)), root):
+    root, prefix = folder_paths.get_output_directory(), _prefix(filename_prefix)
+    held = HeldNoise.of(latent)
+    if max(held.indices, default=0) >= PICTURES:
         raise ValueError(
-            f"filename_prefix: {filename_prefix!r} leads out of the output folder. Use a plain name, or"
-            " folder/name."
+            f"latent_image: its batch_index goes up to {max(held.indices)}; a file holds pictures 0 to"
+            f" {PICTURES - 1} of a batch"
         )
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, root)
-    noise = HeldNoise.of(latent)
-    header = {**(graph or {}), _MARK: _LAYOUT, "recipe": json.dumps({**recipe, "batch_index": noise.indices})}
-    file = f"{name}_{counter:05}_.safetensors"
-    path = os.path.join(folder, file)
-    safetensors.torch.save_file(
-        {f"noise.{k}": part.contiguous() for k, part in enumerate(noise.parts)}, path + ".part", header
-    )
-    os.replace(path + ".part", path)  # a broken write leaves no half file under the real name
+    own = {
+        "recipe": json.dumps({**recipe, "batch_index": held.indices}),
+        "form": json.dumps(_form(noise, held.parts)),
+    }
+    header = {**(graph or {}), _MARK: _LAYOUTS[-1], **own, "sha256": _digest(own, held.parts)}
+    tensors = {f"noise.{k}": part.contiguous() for k, part in enumerate(held.parts)}
+    data = safetensors.torch.save(tensors, header)
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+    file = _write(data, folder, name, counter)
     return f"{Path(subfolder, file).as_posix()} [output]", {
         "filename": file,
         "subfolder": subfolder,
@@ -48,7 +62,7 @@ def save(latent, recipe, filename_prefix, graph=None):
 
 
 def load(name):
-    """(HeldNoise, recipe) of a file that `save` wrote.
+    """(NOISE, the empty LATENT that it fits, recipe) of a file that `save` wrote.
 
     Raises ValueError for a file that is missing, outside the folders, damaged, or not such a file.
     """
@@ -58,7 +72,7 @@ def load(name):
             header = file.metadata() or {}
             parts = (
                 [file.get_tensor(f"noise.{k}").clone() for k in range(len(file.keys()))]
-                if header.get(_MARK) == _LAYOUT
+                if header.get(_MARK) in _LAYOUTS
                 else []
             )
     except (safetensors.SafetensorError, OSError, ValueError) as error:
@@ -68,25 +82,118 @@ def load(name):
             f"file: {name} was not written by DDIM Save Noise. A latent goes through its own loader and DDIM"
             " Noise from Latent."
         )
-    if header[_MARK] != _LAYOUT:
+    if header[_MARK] not in _LAYOUTS:
         raise ValueError(
-            f"file: {name} has layout {header[_MARK]!r}; this version reads {_LAYOUT!r}. Update the node"
-            " pack."
+            f"file: {name} has layout {header[_MARK]!r}; this version reads {' and '.join(_LAYOUTS)}. Update"
+            " the node pack."
         )
+    if header[_MARK] != "1" or "sha256" in header:
+        own = {key: header.get(key, "") for key in ("recipe", "form")}
+        if header.get("sha256") != _digest(own, parts):
+            raise ValueError(f"file: {name} is damaged: its checksum does not fit what it holds.")
     try:
-        recipe = json.loads(header["recipe"])
+        recipe, form = json.loads(header["recipe"]), json.loads(header.get("form", "{}"))
         indices, seed = recipe["batch_index"], recipe["seed"]
-        whole = type(seed) is int and all(type(index) is int and index >= 0 for index in indices)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        whole = type(seed) is int and all(type(index) is int and 0 <= index < PICTURES for index in indices)
+        weight, format_name = form.get("weight"), form.get("latent_format")
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"file: the recipe in the header of {name} is damaged ({type(error).__name__}: {error})."
         ) from error
     fits = parts and all(
-        part.ndim > 1 and part.shape[0] == len(indices) and str(part.dtype)[6:] in _FLOATS for part in parts
+        part.ndim > 1
+        and part.numel() > 0
+        and part.shape[0] == len(indices)
+        and str(part.dtype)[6:] in _FLOATS
+        for part in parts
     )
     if not whole or not fits:
-        raise ValueError(f"file: the tensors and the recipe of {name} do not belong together.")
-    return HeldNoise(tuple(parts), tuple(indices), seed, f"noise of {name}"), recipe
+        raise ValueError(
+            f"file: the tensors and the recipe of {name} do not belong together, or its batch_index leaves 0"
+            f" to {PICTURES - 1}."
+        )
+    title = f"noise of {name}"
+    held = HeldNoise(tuple(parts), tuple(indices), seed, title, bool(form.get("empty_only")))
+    if weight is None:
+        return held, held.empty_latent(), recipe
+    known = _latent_format(format_name)
+    if known is None or type(weight) is not float or not math.isfinite(weight):
+        raise ValueError(
+            f"file: {name} holds inverted noise of weight {weight!r} for the latent format {format_name!r},"
+            " which this ComfyUI does not have. Update ComfyUI."
+        )
+    return InvertedNoise(held, weight, known), held.empty_latent(), recipe
+
+
+def _prefix(given):
+    """A prefix that ends in the start of a name, which the host's numbering needs."""
+    prefix = os.path.normpath(given.strip() or "noise")
+    prefix = "noise" if prefix == "." else prefix
+    root = folder_paths.get_output_directory()
+    if not _inside(os.path.join(root, prefix), root):
+        raise ValueError(
+            f"filename_prefix: {given!r} is no name in the output folder. Use a plain name, or folder/name."
+        )
+    return prefix
+
+
+def _form(noise, parts):
+    """What a file keeps of a NOISE beside its numbers: {} for one that is the same on every latent."""
+    if not _looks_at_latents(noise):
+        return {}
+    if isinstance(noise, InvertedNoise):
+        name, seen = type(noise.latent_format).__name__, packed(list(parts)).float()
+        known = _latent_format(name)
+        if known and torch.equal(known.process_in(seen), noise.latent_format.process_in(seen)):
+            return {"weight": noise.weight, "latent_format": name}
+    return {"empty_only": True}  # mixed, or made for a latent format that no name brings back
+
+
+def _looks_at_latents(noise):
+    """Whether a NOISE is inverted, or mixed from such, so that it differs from latent to latent."""
+    if isinstance(noise, InvertedNoise):
+        return noise.weight != 0
+    if isinstance(noise, HeldNoise):
+        return noise.empty_only
+    if isinstance(noise, tuple):
+        return any(map(_looks_at_latents, noise))
+    return is_dataclass(noise) and any(_looks_at_latents(getattr(noise, f.name)) for f in fields(noise))
+
+
+def _latent_format(name):
+    """ComfyUI's own latent format of that name, or None."""
+    found = getattr(comfy.latent_formats, name, None) if isinstance(name, str) else None
+    formats = isinstance(found, type) and issubclass(found, comfy.latent_formats.LatentFormat)
+    return found() if formats else None
+
+
+def _digest(own, parts):
+    """SHA-256 of the header's own entries and of the tensors with their dtypes and shapes."""
+    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    for part in parts:
+        digest.update(f"{part.dtype} {tuple(part.shape)}".encode())
+        digest.update(part.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _write(data, folder, name, counter):
+    """Write a new file of the folder and return its name: that of the first number from counter on that
+    nobody has, whoever else saves at the same time."""
+    for old in Path(folder).glob(".ddim-*.part"):  # of processes that were killed while they wrote
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE:
+                old.unlink()
+    part = Path(folder, f".ddim-{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(data)
+        for number in itertools.count(counter):
+            path = Path(folder, f"{name}_{number:05}_.safetensors")
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)  # who creates it has the number
+                os.replace(part, path)  # a broken write leaves no half file under the real name
+                return path.name
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def find(name):
@@ -94,7 +201,7 @@ def find(name):
     names lie in input."""
     bare, root = folder_paths.annotated_filepath(name)
     root = root or folder_paths.get_input_directory()
-    path = os.path.join(root, bare.strip())
+    path = os.path.join(root, bare)
     allowed = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
     if root not in allowed or not _inside(path, root):
         raise ValueError(f"file: {name!r} does not lie in the input or output folder.")

@@ -7,6 +7,7 @@ import comfy.samplers
 from ..ddim import invert
 from .loop import model_calls
 from .model import alphas, check_sigmas
+from .travel import SamplerFunction
 
 
 def replay_sampler(run, sigmas, eta, sampling):
@@ -19,6 +20,7 @@ def replay_sampler(run, sigmas, eta, sampling):
     return comfy.samplers.KSAMPLER(sample_replay, {**recorded, "eta": eta})
 
 
+@SamplerFunction
 def sample_replay(
     model, x, sigmas, extra_args=None, callback=None, disable=None, *, levels, alpha, states, maps, eta
 ):

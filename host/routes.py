@@ -1,5 +1,5 @@
-"""GET /ddim_toolkit/stride: which timesteps a stride or a written list visits, for the page's picture of
-it."""
+"""What passes between server and page: GET /ddim_toolkit/stride, which timesteps a stride or a written list
+visits, for the page's picture of it; and a line of text on a node while it runs."""
 
 import sys
 
@@ -11,7 +11,7 @@ LONGEST_LIST = 8000  # characters; a request line is not longer
 def register():
     """Add the route to the running server; without one (tests, scripts) there is nothing to do. Safe to call
     twice."""
-    instance = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    instance = server()
     if instance is None or any(getattr(route, "path", None) == PATH for route in instance.routes):
         return
     from aiohttp import web
@@ -22,6 +22,17 @@ def register():
             return web.json_response(picture(request.query))
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
+
+
+def server():
+    """The host's PromptServer; None in tests and scripts."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def tell(node_id, text):
+    """Show a line of text on a node of the page while it runs."""
+    if server() is not None:
+        server().send_progress_text(text, node_id)
 
 
 def picture(query):

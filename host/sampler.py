@@ -19,13 +19,14 @@ from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas, level_below
 from .noise import batch_noise, latent_noise
+from .travel import SamplerFunction, Travels
 
 NOISE_DEVICES = ("cpu", "gpu")
 VARIANCES = (*jump.VARIANCES, "trajectory")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Travels):
     """The dials of a DDIM run; they pickle. Raises ValueError that names the first bad one.
 
     variance: one of jump.py's, or trajectory, where eta is TCD's gamma. eta_start, eta_end: the part of the
@@ -66,6 +67,7 @@ def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(sample_ddim, asdict(Options(**options)))
 
 
+@SamplerFunction
 def sample_ddim(
     model,
     x,
@@ -145,11 +147,19 @@ def stream(sigma, noise_seed):
     return noise_seed << 32 | struct.unpack("<I", struct.pack("<f", sigma))[0]
 
 
-def run(model, seed, cfg, positive, negative, latent, sampler, sigmas):
-    """Sample a LATENT with previews and progress: (LATENT, LATENT of the last x0_hat)."""
+def run(model, seed, cfg, positive, negative, latent, sampler, sigmas, preview=None):
+    """Sample a LATENT with previews and progress: (LATENT, LATENT of the last x0_hat).
+
+    preview  the host's callback(step, x0_hat, x, total) of a longer run of which this is a part
+    """
     latent = latents.check(latent, model)
     samples, noise = latent["samples"], latent_noise(latent, seed)
-    last = {}
+    show, last = preview or latent_preview.prepare_callback(model, len(sigmas) - 1), {}
+
+    def watch(step, x0, x, total):
+        last["x0"] = x0
+        show(step, x0, x, total)
+
     output = comfy.sample.sample_custom(
         model,
         noise,
@@ -161,7 +171,7 @@ def run(model, seed, cfg, positive, negative, latent, sampler, sigmas):
         samples,
         noise_mask=latent.get("noise_mask"),
         seed=seed,
-        callback=latent_preview.prepare_callback(model, len(sigmas) - 1, last),
+        callback=watch,
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
     )
     # A nested x0_hat is one packed tensor that only the host unpacks; the run ends at sigma 0, where x =

@@ -8,16 +8,19 @@ from ..ddim.adaptive import CRITERIA, SAMPLERS
 from ..ddim.solve import ADAMS_BASHFORTH
 from ..host import probe
 from .finite import finite
-from .sampling import SEED_MAX
+from .inputs import SEED_MAX, cfg_input
+from .schema import schema
 
 
 class DDIMAdaptiveScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMAdaptiveScheduler",
             display_name="DDIM Adaptive Scheduler",
-            category="sampling/ddim",
+            search_aliases=["align your steps", "optimal steps", "measured schedule"],
+            advanced=["criterion", "probe_steps", "probe_images", "refine"],
+            has_intermediate_output=True,
             description=(
                 "A schedule measured on your own model, prompt and guidance: a fine reference run of a few"
                 " pictures, then the noise levels at which this many steps come closest to it. Measure once;"
@@ -34,17 +37,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     ),
                 ),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip=(
-                        "The guidance that you will sample with: it bends the run, so it changes the best"
-                        " steps."
-                    ),
+                cfg_input(
+                    "The guidance that you will sample with: it bends the run, so it changes the best steps."
                 ),
                 io.Latent.Input("latent_image", tooltip="Size of the pictures. Its first picture is used."),
                 io.Int.Input(

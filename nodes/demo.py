@@ -1,15 +1,18 @@
-"""DDIMDemoModel."""
+"""DDIMDemoModel and DDIMDemoPicture: to try the nodes on."""
 
 from comfy_api.latest import io
+
+from ..demo import pictures
+from .schema import schema
 
 
 class DDIMDemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMDemoModel",
             display_name="DDIM Demo Model",
-            category="sampling/ddim",
+            search_aliases=["load checkpoint", "test model", "emoji"],
             description=(
                 "The small text-to-picture model that comes with the pack: 128 x 128 emoji from captions such"
                 " as 'red heart'. It takes the place of Load Checkpoint, with nothing to download."
@@ -31,4 +34,34 @@ class DDIMDemoModel(io.ComfyNode):
         return io.NodeOutput(*model.load())
 
 
-NODES = [DDIMDemoModel]
+class DDIMDemoPicture(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMDemoPicture",
+            display_name="DDIM Demo Picture",
+            search_aliases=["test image", "emoji"],
+            description=(
+                "A picture for the demo model to invert and edit, which it has not been trained on. Load"
+                " Image takes its place for pictures of your own."
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "picture",
+                    options=pictures.NAMES,
+                    default=pictures.NAMES[0],
+                    tooltip="The picture, named by its caption.",
+                )
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="128 x 128, on white."),
+                io.String.Output(display_name="caption", tooltip="Its caption, for CLIP Text Encode."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, picture):
+        return io.NodeOutput(pictures.load(picture), picture)
+
+
+NODES = [DDIMDemoModel, DDIMDemoPicture]

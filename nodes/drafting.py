@@ -1,15 +1,132 @@
-"""DDIMDraftSwitch."""
+"""Draft, pick, finish: DDIMSeed, DDIMContactSheet, DDIMDraftSwitch."""
 
 from comfy_api.latest import io
+
+from ..host import sheet
+from ..host.noise import SeedNoise
+from .inputs import SEED_MAX
+from .schema import schema
+
+
+class DDIMSeed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMSeed",
+            display_name="DDIM Seed",
+            description=(
+                "One seed for draft and final: as a number for samplers with a seed, and as the noise that it"
+                " stands for. It fits every sampler."
+            ),
+            inputs=[
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_MAX,
+                    control_after_generate=True,
+                    tooltip="The seed: 0 to 2^64 - 1, never negative.",
+                )
+            ],
+            outputs=[
+                io.Int.Output(
+                    display_name="number",
+                    tooltip="The seed, for KSampler and DDIM KSampler: draw a link onto their seed.",
+                ),
+                io.Noise.Output(
+                    display_name="noise", tooltip="Its noise, for SamplerCustomAdvanced and the noise nodes."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, seed):
+        return io.NodeOutput(seed, SeedNoise(seed))
+
+
+class DDIMContactSheet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMContactSheet",
+            display_name="DDIM Contact Sheet",
+            description=(
+                "Shows a batch of drafts and passes on the picked ones alone. While nothing is picked, what"
+                " hangs behind it does not run, so a graph drafts until you like one: then one click finishes"
+                " it, from its own noise."
+            ),
+            inputs=[
+                io.Image.Input("images", tooltip="The drafts: a batch of pictures."),
+                io.String.Input(
+                    "picks",
+                    default="",
+                    tooltip=(
+                        'Numbers of the picked pictures, from 1, such as "3, 7". Empty picks none. A click on'
+                        " a picture writes them."
+                    ),
+                ),
+                io.Int.Input(
+                    "columns",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="Pictures side by side in the page. 0 lets the sheet choose.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    optional=True,
+                    tooltip=(
+                        "The LATENT that the drafts were sampled from: the empty batch, or the drafts"
+                        " themselves for a second pass at denoise below 1."
+                    ),
+                ),
+                io.String.Input(
+                    "labels",
+                    default="",
+                    optional=True,
+                    force_input=True,
+                    tooltip="A line of text for each picture, shown with it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The picked pictures."),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip=(
+                        "Their rows of latent_image, each with its own noise: sampled with the drafts' seed"
+                        " they become the finals."
+                    ),
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, picks):
+        if picks is not None:  # None where it comes through a link
+            sheet.parse_picks(picks)
+        return True
+
+    @classmethod
+    def execute(cls, images, picks, columns, latent_image=None, labels=""):
+        each = sheet.frames_each(images, latent_image)
+        rows = sheet.parse_picks(picks, len(images) // each)
+        shown = {
+            "pictures": sheet.save(images[::each]),
+            "picks": [row + 1 for row in rows],
+            "columns": columns,
+            "labels": labels.splitlines(),
+        }
+        return io.NodeOutput(*sheet.pick(images, rows, latent_image), ui={"ddim_sheet": [shown]})
 
 
 class DDIMDraftSwitch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMDraftSwitch",
             display_name="DDIM Draft Switch",
-            category="sampling/ddim",
+            search_aliases=["lazy switch", "if else", "preview or final"],
             description=(
                 "Passes on the draft or the final. Only the chosen branch is computed; the nodes of the other"
                 " one do not run. What is computed stays cached, so turning the switch back costs nothing."
@@ -54,4 +171,4 @@ class DDIMDraftSwitch(io.ComfyNode):
         return io.NodeOutput(final if use_final else draft)
 
 
-NODES = [DDIMDraftSwitch]
+NODES = [DDIMSeed, DDIMContactSheet, DDIMDraftSwitch]

@@ -1,20 +1,22 @@
-"""DDIMInversion and DDIMDemoPicture."""
+"""DDIMInversion."""
 
 from comfy_api.latest import io, ui
 
-from ..demo import pictures
 from ..host import inversion
 from .finite import finite
-from .sampling import SEED_MAX
+from .inputs import SEED_MAX, cfg_input
+from .schema import schema
 
 
 class DDIMInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMInversion",
             display_name="DDIM Inversion",
-            category="sampling/ddim",
+            search_aliases=["unsampler", "unsample", "invert", "noise maps", "edit friendly"],
+            advanced=["tolerance", "max_iterations", "noise_seed"],
+            has_intermediate_output=True,
             description=(
                 "Find the noise from which sampling returns a picture, on every model type. Sample from it"
                 " with the same sigmas for the same picture, with a changed prompt for an edited one."
@@ -23,17 +25,12 @@ class DDIMInversion(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model that will sample from the noise."),
                 io.Conditioning.Input("positive", tooltip="What the picture shows: its own caption."),
                 io.Conditioning.Input("negative", tooltip="Only used where cfg is not 1."),
-                io.Float.Input(
-                    "cfg",
-                    default=1.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip=(
+                cfg_input(
+                    (
                         "Guidance of the run that returns the picture. Keep it at 1: above about 2 the steps"
                         " become hard to invert, the more so the fewer they are."
                     ),
+                    default=1.0,
                 ),
                 io.Latent.Input(
                     "latent_image",
@@ -179,34 +176,4 @@ class DDIMInversion(io.ComfyNode):
         return io.NodeOutput(found.noise, found.latent, found.replay, text, ui=ui.PreviewText(text))
 
 
-class DDIMDemoPicture(io.ComfyNode):
-    @classmethod
-    def define_schema(cls):
-        return io.Schema(
-            node_id="DDIMDemoPicture",
-            display_name="DDIM Demo Picture",
-            category="sampling/ddim",
-            description=(
-                "A picture for the demo model to invert and edit, which it has not been trained on. Load"
-                " Image takes its place for pictures of your own."
-            ),
-            inputs=[
-                io.Combo.Input(
-                    "picture",
-                    options=pictures.NAMES,
-                    default=pictures.NAMES[0],
-                    tooltip="The picture, named by its caption.",
-                )
-            ],
-            outputs=[
-                io.Image.Output(display_name="image", tooltip="128 x 128, on white."),
-                io.String.Output(display_name="caption", tooltip="Its caption, for CLIP Text Encode."),
-            ],
-        )
-
-    @classmethod
-    def execute(cls, picture):
-        return io.NodeOutput(pictures.load(picture), picture)
-
-
-NODES = [DDIMInversion, DDIMDemoPicture]
+NODES = [DDIMInversion]

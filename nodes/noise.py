@@ -9,8 +9,9 @@ from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
 from .finite import finite
+from .schema import CATEGORY, schema
 
-CATEGORY = "sampling/ddim/noise"
+NOISE = f"{CATEGORY}/noise"
 MODES = ["slerp", "linear", "variation"]
 EASINGS = ["linear", "smooth"]
 SCALES = ["unit variance", "keep"]
@@ -19,10 +20,11 @@ SCALES = ["unit variance", "keep"]
 class DDIMNoiseInterpolation(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMNoiseInterpolation",
             display_name="DDIM Noise Interpolation",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["slerp", "variation seed", "subseed", "morph", "seed travel"],
             description=(
                 "From one noise to another in a number of frames. Sample the latent with the noise, both from"
                 " this node, at eta 0: each frame is a picture of its own, and the pictures go over into one"
@@ -145,10 +147,11 @@ class DDIMNoiseInterpolation(io.ComfyNode):
 class DDIMNoiseArithmetic(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMNoiseArithmetic",
             display_name="DDIM Noise Arithmetic",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["add noise", "noise math", "mix noise"],
             description=(
                 "base + weight (plus - minus), each picture scaled back to the strength of its base. With"
                 " noises from DDIM Inversion: add to one picture what tells two others apart."
@@ -191,10 +194,11 @@ class DDIMNoiseArithmetic(io.ComfyNode):
 class DDIMNoiseFromLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMNoiseFromLatent",
             display_name="DDIM Noise from Latent",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["latent to noise", "noise vector"],
             description=(
                 "Use a latent as noise: one that another node inverted, or one that was edited after DDIM"
                 " Latent from Noise."
@@ -233,10 +237,11 @@ class DDIMNoiseFromLatent(io.ComfyNode):
 class DDIMLatentFromNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMLatentFromNoise",
             display_name="DDIM Latent from Noise",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["noise to latent"],
             description=(
                 "Draw a noise and hand it on as a latent, for nodes that work on latents. DDIM Noise from"
                 " Latent with scale 'keep' is the exact way back."
@@ -264,10 +269,11 @@ class DDIMLatentFromNoise(io.ComfyNode):
 class DDIMSaveNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMSaveNoise",
             display_name="DDIM Save Noise",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["export noise", "safetensors"],
             description=(
                 "Save a noise, bit by bit, to a safetensors file in the output folder, with the recipe in its"
                 " header. The workflow lies in it too: drop the file on the page to open it."
@@ -317,17 +323,19 @@ class DDIMSaveNoise(io.ComfyNode):
         if prompt:
             recipe["prompt"] = prompt
         drawn = values.to_latent(noise, latents.fitting(latent_image, model))
-        name, place = noise_files.save(drawn, recipe, filename_prefix, noise_files.workflow(cls.hidden))
+        graph = noise_files.workflow(cls.hidden)
+        name, place = noise_files.save(drawn, recipe, filename_prefix, graph, noise)
         return io.NodeOutput(name, ui={"noise": [place]})
 
 
 class DDIMLoadNoise(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMLoadNoise",
             display_name="DDIM Load Noise",
-            category=CATEGORY,
+            category=NOISE,
+            search_aliases=["import noise", "safetensors"],
             description="Load a noise that DDIM Save Noise wrote, from the input or the output folder.",
             inputs=[
                 io.Combo.Input(
@@ -366,8 +374,8 @@ class DDIMLoadNoise(io.ComfyNode):
 
     @classmethod
     def execute(cls, file):
-        noise, recipe = noise_files.load(file)
-        return io.NodeOutput(noise, noise.empty_latent(), json.dumps(recipe, indent=2, ensure_ascii=False))
+        noise, latent, recipe = noise_files.load(file)
+        return io.NodeOutput(noise, latent, json.dumps(recipe, indent=2, ensure_ascii=False))
 
 
 NODES = [

@@ -2,19 +2,21 @@
 
 from comfy_api.latest import io, ui
 
-from ..host import plot, schedule, trajectory
+from ..drawing import schedules
+from ..host import schedule, trajectory
 from ..host.model import check_sigmas, model_sampling
 from .finite import finite
-from .sampling import SEED_MAX, denoise_input, eta_input, stride_input
+from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
+from .schema import schema
 
 
 class DDIMSchedulePlot(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMSchedulePlot",
             display_name="DDIM Schedule Plot",
-            category="sampling/ddim",
+            search_aliases=["sigmas graph", "curve", "compare schedules"],
             description=(
                 "One to four schedules as a picture: the noise level at every step, and where the steps fall"
                 " on the model's training timeline."
@@ -49,7 +51,7 @@ class DDIMSchedulePlot(io.ComfyNode):
             for name, (which, sigmas) in zip(names, given.items(), strict=False)
             if sigmas is not None
         ]
-        image = plot.schedules(curves, model and model_sampling(model))
+        image = schedules.draw(curves, model and model_sampling(model))
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
 
 
@@ -63,24 +65,17 @@ def check(which, sigmas):
 class DDIMTrajectory(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMTrajectory",
             display_name="DDIM Trajectory",
-            category="sampling/ddim",
+            search_aliases=["film strip", "x0", "every step"],
             description=(
                 "A DDIM run as a film strip: what the model believes the picture to be, at every step, and a"
                 " table of the numbers of every jump."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="Seed of the starting noise and of the noise that eta adds.",
-                ),
+                model_input(),
+                seed_input(),
                 io.Int.Input(
                     "steps",
                     default=12,
@@ -88,19 +83,10 @@ class DDIMTrajectory(io.ComfyNode):
                     max=1000,
                     tooltip="Model calls, and pictures of the film strip.",
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance. 1 turns it off.",
-                ),
+                cfg_input("Classifier-free guidance. 1 turns it off."),
                 eta_input(),
                 stride_input(),
-                io.Conditioning.Input("positive", tooltip="What the picture should show."),
-                io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
+                *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image",
                     tooltip=(

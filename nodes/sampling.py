@@ -3,39 +3,21 @@
 from comfy_api.latest import io
 
 from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
-from ..ddim.stride import STRIDES
 from ..host import sampler, schedule
 from ..host.sampler import NOISE_DEVICES, VARIANCES, Options
 from .finite import finite
-
-SEED_MAX = 0xFFFFFFFFFFFFFFFF
-ETA_TOOLTIP = (
-    "0 is DDIM: no noise is added, the same start gives the same picture. 1 is DDPM: the full noise of the"
-    " chosen variance. Between them the noise grows in proportion."
-)
-
-
-def eta_input():
-    return io.Float.Input(
-        "eta",
-        default=Options.eta,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        round=0.001,
-        display_mode=io.NumberDisplay.slider,
-        display_name="eta (0 DDIM, 1 DDPM)",
-        tooltip=ETA_TOOLTIP,
-    )
+from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
+from .schema import schema
 
 
 class DDIMSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMSampler",
             display_name="DDIM Sampler",
-            category="sampling/ddim",
+            search_aliases=["eta", "ddpm", "lcm", "plms", "ancestral", "stochastic"],
+            advanced=["clip", "noise_device", "noise_seed", "clip_range"],
             description=(
                 "The DDIM family as a SAMPLER for SamplerCustom and SamplerCustomAdvanced, on every model"
                 " type. Use it with any SIGMAS; DDIM's own come from DDIM Stride Scheduler."
@@ -182,24 +164,18 @@ class DDIMSampler(io.ComfyNode):
 class DDIMKSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMKSampler",
             display_name="DDIM KSampler",
-            category="sampling/ddim",
+            search_aliases=["eta", "ddpm", "draft"],
+            has_intermediate_output=True,
             description=(
                 "Sample with DDIM in one node. The starting noise is the one KSampler draws for the same"
                 " seed, so a draft here and a final there belong together."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="Seed of the starting noise and of the noise that eta adds.",
-                ),
+                model_input(),
+                seed_input(),
                 io.Int.Input(
                     "steps",
                     default=12,
@@ -210,19 +186,10 @@ class DDIMKSampler(io.ComfyNode):
                         " gives."
                     ),
                 ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    round=0.01,
-                    tooltip="Classifier-free guidance. 1 turns it off and halves the work.",
-                ),
+                cfg_input("Classifier-free guidance. 1 turns it off and halves the work."),
                 eta_input(),
                 stride_input(),
-                io.Conditioning.Input("positive", tooltip="What the picture should show."),
-                io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
+                *prompt_inputs(),
                 io.Latent.Input(
                     "latent_image", tooltip="An empty latent, or an encoded picture with denoise below 1."
                 ),
@@ -246,33 +213,6 @@ class DDIMKSampler(io.ComfyNode):
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
         note = schedule.note_on(model, visited, stride, denoise)
         return io.NodeOutput(*sampled, ui=schedule.shown(sigmas, note))
-
-
-def stride_input():
-    return io.Combo.Input(
-        "stride",
-        options=list(STRIDES),
-        default="trailing",
-        tooltip=(
-            "Which timesteps are visited. trailing starts exactly at the noisiest one: best for few steps."
-            " leading is diffusers': with many steps it starts far below that. linspace holds both ends."
-            " quadratic, the paper's, spends more steps on detail."
-        ),
-    )
-
-
-def denoise_input():
-    return io.Float.Input(
-        "denoise",
-        default=1.0,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        tooltip=(
-            "Below 1 only that part of the timesteps is used, from the top of which the picture is noised:"
-            " lower keeps more of it. Steps stay the number of model calls."
-        ),
-    )
 
 
 NODES = [DDIMSampler, DDIMKSampler]

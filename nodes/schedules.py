@@ -4,16 +4,18 @@ from comfy_api.latest import io
 
 from ..host import schedule
 from .finite import finite
-from .sampling import denoise_input, stride_input
+from .inputs import denoise_input, stride_input
+from .schema import schema
 
 
 class DDIMStrideScheduler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMStrideScheduler",
             display_name="DDIM Stride Scheduler",
-            category="sampling/ddim",
+            search_aliases=["timesteps", "spacing", "trailing", "ddim_uniform"],
+            has_intermediate_output=True,
             description=(
                 "DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler."
                 " Steps are model calls, exactly."
@@ -48,10 +50,11 @@ class DDIMStrideScheduler(io.ComfyNode):
 class DDIMCustomSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="DDIMCustomSchedule",
             display_name="DDIM Custom Schedule",
-            category="sampling/ddim",
+            search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
+            has_intermediate_output=True,
             description=(
                 "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
                 " is added."

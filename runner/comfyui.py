@@ -106,20 +106,20 @@ def device_arguments(python: Path) -> list[str]:
     return [] if answer.stdout.strip() == "True" else ["--cpu"]
 
 
-def pack_arguments(folder: Path) -> list[str]:
+def pack_arguments(folder: Path, work: Path = WORK) -> list[str]:
     """What makes the server load this checkout: nothing if it lies in custom_nodes already, else an extra
     path.
 
     The extra path leads to a folder that holds one link to the checkout and nothing else: the folder around
     the checkout may hold anything. A link, because the page's templates and translations are looked up by
-    folder.
+    folder. `work` is where that folder is made.
     """
     if installed_name(folder):
         return []
-    link = WORK / "custom_nodes" / PACK
+    link = work / "custom_nodes" / PACK
     if not same_folder(link, CHECKOUT):
         make_link(link, CHECKOUT)
-    config = WORK / "extra_model_paths.yaml"
+    config = work / "extra_model_paths.yaml"
     # A JSON string is a YAML string too, whatever the path holds.
     config.write_text(
         f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n", encoding="utf-8"

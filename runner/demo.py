@@ -1,4 +1,4 @@
-"""The demo: draft_next_to_final.json through ComfyUI's own queue, and its two pictures side by side."""
+"""The demo: draft_or_final.json through ComfyUI's own queue: drafts, one of them picked, and its final."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from .comfyui import CHECKOUT, ComfyUI, RunError
 from .server import Server, seconds
 from .workflow import to_prompt, upstream
 
-EXAMPLE = CHECKOUT / "example_workflows" / "draft_next_to_final.json"
+EXAMPLE = CHECKOUT / "example_workflows" / "draft_or_final.json"
 OUTPUT = CHECKOUT / "output"
+PICK, COLUMNS = 3, 4
 
 
 def demo(
@@ -24,95 +26,96 @@ def demo(
     seed: int | None = None,
     steps: int | None = None,
     eta: float | None = None,
+    pick: int = PICK,
 ) -> list[Path]:
-    """Run the example, with what is not None changed in it; the paths of draft, final and side by side."""
+    """Run the example, with what is not None changed in it; the paths of the final and of the contact
+    sheet."""
     output = output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     print("Starting ComfyUI ...", flush=True)
     started = time.monotonic()
-    with Server(comfyui, output) as server:
+    with Server(comfyui, output) as server, tempfile.TemporaryDirectory() as folder:
         info = server.get("/object_info")
-        if "DDIMKSampler" not in info:
+        if "DDIMContactSheet" not in info:
             raise RunError(f"ComfyUI could not load this pack. The end of its log:\n{server.log_tail()}")
         prompt = to_prompt(json.loads(EXAMPLE.read_text(encoding="utf-8")), info)
         change(prompt, text, seed, steps, eta)
+        sheet, count = find(prompt, "DDIMContactSheet"), find(prompt, "EmptyLatentImage")["batch_size"]
+        draft, final = find(prompt, "DDIMKSampler"), find(prompt, "KSampler")
+        if not 1 <= pick <= count:
+            raise RunError(f"--pick is {pick}; the drafts are numbered from 1 to {count}")
         print(
             f"ComfyUI {server.get('/system_stats')['system']['comfyui_version']} is up after "
             f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
-        branches = [Branch(prompt, node_id) for node_id in saves(prompt)]
-        server.queue(warm_up(branches[0]))  # so that loading the model counts for neither branch
-        for branch in branches:
-            print(f"{branch.title} ...", end=" ", flush=True)
-            branch.run(server, output)
-            print(branch.cost, flush=True)
-    number = re.search(r"\d+", branches[0].path.stem).group()  # the host counts the files in a folder
-    picture = output / f"{EXAMPLE.stem}_{number}.png"
-    description = {
-        "heading": f"{branches[0].text}, seed {branches[0].sampler['inputs']['seed']}",
-        "pictures": [{"path": str(each.path), "title": each.title, "detail": each.cost} for each in branches],
-        "output": str(picture),
-    }
-    drawing = Path(__file__).with_name("side_by_side.py")
-    subprocess.run([comfyui.python, str(drawing), json.dumps(description)], check=True)
-    return [*(branch.path for branch in branches), picture]
+        server.queue(warm_up(prompt))  # so that loading the model counts for neither
+        drafts, drafted = timed(server, prompt, f"{count} drafts", f"NFE {draft['steps']} each")
+        sheet["picks"] = str(pick)
+        saved, finished = timed(server, prompt, f"Final of number {pick}", f"NFE {final['steps']}")
+        [image] = next(each["images"] for each in saved.values() if "images" in each)
+        path = output / image["subfolder"] / image["filename"]
+        number = re.search(r"\d+", path.stem).group()  # the host counts the files in a folder
+        description = {
+            "heading": f"{text_of(prompt)['text']}, seed {find(prompt, 'DDIMSeed')['seed']}",
+            "drafts": [str(file) for file in shown(server, drafts, Path(folder))],
+            "columns": COLUMNS,
+            "picked": pick,
+            "final": str(path),
+            "captions": [
+                (f"{count} drafts: DDIM, {draft['stride']}, eta {draft['eta']:g}", drafted),
+                (f"Number {pick}, finished: {final['sampler_name']}", finished),
+            ],
+            "output": str(output / f"{EXAMPLE.stem}_{number}.png"),
+        }
+        drawing = Path(__file__).with_name("contact_sheet.py")
+        subprocess.run([comfyui.python, str(drawing), json.dumps(description)], check=True)
+    return [path, Path(description["output"])]
 
 
-class Branch:
-    """One picture of a prompt: the SaveImage node and all it needs, of which the first sampler upstream tells
-    how."""
-
-    def __init__(self, prompt: dict, node_id: str):
-        self.node_id = node_id
-        self.prompt = upstream(prompt, node_id)
-        self.sampler = next(node for node in self.prompt.values() if is_sampler(node))
-        self.text = self.prompt[self.sampler["inputs"]["positive"][0]]["inputs"]["text"]
-
-    @property
-    def title(self) -> str:
-        inputs = self.sampler["inputs"]
-        role = self.prompt[self.node_id]["inputs"]["filename_prefix"].capitalize()
-        if "eta" in inputs:
-            return f"{role}: DDIM, {inputs['stride']}, eta {inputs['eta']:g}"
-        return f"{role}: {inputs['sampler_name']}, {inputs['scheduler']}"
-
-    @property
-    def cost(self) -> str:
-        return f"NFE {self.sampler['inputs']['steps']}, {self.seconds:.1f} s"
-
-    def run(self, server: Server, output: Path) -> None:
-        entry = server.queue(self.prompt)
-        self.seconds = seconds(entry)
-        saved = entry["outputs"][self.node_id]["images"][0]
-        self.path = output / saved["subfolder"] / saved["filename"]
+def timed(server: Server, prompt: dict, title: str, calls: str) -> tuple[dict, str]:
+    """Run a prompt: (its outputs, what it cost)."""
+    print(f"{title} ...", end=" ", flush=True)
+    entry = server.queue(prompt)
+    cost = f"{calls}, {seconds(entry):.1f} s"
+    print(cost, flush=True)
+    return entry["outputs"], cost
 
 
-def saves(prompt: dict) -> list[str]:
-    return [node_id for node_id, node in prompt.items() if node["class_type"] == "SaveImage"]
+def shown(server: Server, outputs: dict, folder: Path) -> list[Path]:
+    """The pictures of the contact sheet, as files."""
+    [sheet] = next(each["ddim_sheet"] for each in outputs.values() if "ddim_sheet" in each)
+    paths = [folder / picture["filename"] for picture in sheet["pictures"]]
+    for path, picture in zip(paths, sheet["pictures"], strict=True):
+        path.write_bytes(server.image(picture))
+    return paths
 
 
-def is_sampler(node: dict) -> bool:
-    return {"seed", "steps", "positive"} <= node["inputs"].keys()
+def find(prompt: dict, kind: str) -> dict:
+    """The inputs of the one node of a kind."""
+    [inputs] = [node["inputs"] for node in prompt.values() if node["class_type"] == kind]
+    return inputs
+
+
+def text_of(prompt: dict) -> dict:
+    """The inputs of the node that holds the drafts' prompt."""
+    return prompt[find(prompt, "DDIMKSampler")["positive"][0]]["inputs"]
 
 
 def change(prompt: dict, text: str | None, seed: int | None, steps: int | None, eta: float | None) -> None:
-    """Prompt and seed for both branches; steps and eta for the DDIM branch alone."""
-    for sampler in [node["inputs"] for node in prompt.values() if is_sampler(node)]:
-        wanted = {"seed": seed, "steps": steps, "eta": eta} if "eta" in sampler else {"seed": seed}
-        sampler.update({name: value for name, value in wanted.items() if value is not None})
-        if text is not None:
-            prompt[sampler["positive"][0]]["inputs"]["text"] = text
+    """Prompt and seed for drafts and final; steps and eta for the drafts alone."""
+    for inputs, wanted in [
+        (find(prompt, "DDIMSeed"), {"seed": seed}),
+        (find(prompt, "DDIMKSampler"), {"steps": steps, "eta": eta}),
+        (text_of(prompt), {"text": text}),
+    ]:
+        inputs.update({name: value for name, value in wanted.items() if value is not None})
 
 
-def warm_up(branch: Branch) -> dict:
-    """The branch in one step, previewed instead of saved."""
-    prompt = copy.deepcopy(branch.prompt)
-    for node in prompt.values():
-        if is_sampler(node):
-            node["inputs"]["steps"] = 1
-    prompt[branch.node_id] = {
-        "class_type": "PreviewImage",
-        "inputs": {"images": prompt[branch.node_id]["inputs"]["images"]},
-    }
-    return prompt
+def warm_up(prompt: dict) -> dict:
+    """The drafts in one step, previewed."""
+    prompt = copy.deepcopy(prompt)
+    find(prompt, "DDIMKSampler")["steps"] = 1
+    images = find(prompt, "DDIMContactSheet")["images"]
+    preview = {"class_type": "PreviewImage", "inputs": {"images": images}}
+    return upstream(prompt, images[0]) | {"preview": preview}

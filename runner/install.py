@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +30,9 @@ VENV = WORK / "venv"
 FOLDER = WORK / "ComfyUI"
 
 
-def managed(with_tests: bool = False) -> ComfyUI:
-    """Our own ComfyUI, set up as far as it is not yet. Raises RunError naming the step that failed."""
+def managed(groups: Sequence[str] = ()) -> ComfyUI:
+    """Our own ComfyUI, set up as far as it is not yet, with some of pyproject.toml's dependency groups
+    ("test", "sweep"). Raises RunError naming the step that failed."""
     python = python_in(VENV)
     steps = [
         Step("Python environment", lambda: sys.version.split()[0], python, make_venv),
@@ -39,8 +40,11 @@ def managed(with_tests: bool = False) -> ComfyUI:
         Step("torch and torchvision", lambda: " ".join(TORCH), python, install_torch),
         Step("ComfyUI's requirements", requirements, python, install_requirements),
     ]
-    if with_tests:
-        steps.append(Step("test tools", (CHECKOUT / "pyproject.toml").read_text, python, install_test_tools))
+    project = CHECKOUT / "pyproject.toml"
+    if "test" in groups:
+        steps.append(Step("test tools", project.read_text, python, install_test_tools))
+    if "sweep" in groups:
+        steps.append(Step("Ray", project.read_text, python, lambda: install_group("sweep")))
     run_steps(steps, VENV / "steps")
     return ComfyUI(FOLDER, python, managed=True)
 
@@ -137,8 +141,12 @@ def install_requirements() -> None:
     pip("install", "--requirement", str(wanted))
 
 
-def install_test_tools() -> None:
+def install_group(name: str) -> None:
     pip("install", "--upgrade", "pip>=25.1")  # the first that reads dependency groups
-    pip("install", "--group", f"{CHECKOUT / 'pyproject.toml'}:test")
+    pip("install", "--group", f"{CHECKOUT / 'pyproject.toml'}:{name}")
+
+
+def install_test_tools() -> None:
+    install_group("test")
     # The page's newest frontend, beside the one that this ComfyUI asks for: the browser tests use both.
     pip("install", "--no-deps", "--upgrade", "--target", str(WORK / "frontend"), "comfyui-frontend-package")

@@ -143,10 +143,10 @@ def seconds(entry: dict) -> float:
     return (times["execution_success"] - times["execution_start"]) / 1000
 
 
-def refusal(body: str | bytes, prompt: dict) -> str:
+def refusal(body: str | bytes | dict, prompt: dict) -> str:
     """What the queue said when it did not take all of a prompt, a line for each reason."""
     try:
-        answer = json.loads(body)
+        answer = body if isinstance(body, dict) else json.loads(body)
         lines = [
             (
                 f"ComfyUI refused the prompt: {answer['error']['message']}"

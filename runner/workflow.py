@@ -42,16 +42,7 @@ def widget_values(node: dict, info: dict) -> dict:
         raise ValueError(
             f"node {node['id']} ({node['type']}): widgets_values must be a list, not {type(values).__name__}"
         )
-    names, needed = [], 0
-    for name, (kind, options) in declared_inputs(info):
-        if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
-            continue
-        names.append(name)
-        # The page adds a widget of its own behind a seed ("randomize", "fixed" ...), which it never sends.
-        if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
-            names.append(None)
-        if name in info["input"].get("required", {}):
-            needed = len(names)
+    names, needed = widget_names(info)
     if (
         len(values) < needed
     ):  # a file older than an optional input that was appended lacks its value: the default stands
@@ -64,6 +55,39 @@ def widget_values(node: dict, info: dict) -> dict:
         for name, value in zip(names, values, strict=False)
         if name
     }
+
+
+def widget_names(info: dict) -> tuple[list, int]:
+    """(the name behind each of a node's widget values, None for a widget that the page adds; how many are
+    required)."""
+    names, needed = [], 0
+    for name, (kind, options) in declared_inputs(info):
+        if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
+            continue
+        names.append(name)
+        # The page adds a widget of its own behind a seed ("randomize", "fixed" ...), which it never sends.
+        if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
+            names.append(None)
+        if name in info["input"].get("required", {}):
+            needed = len(names)
+    return names, needed
+
+
+def set_widget(workflow: dict, node_id: str, name: str, value, object_info: dict) -> None:
+    """Write a widget's value into a workflow file, and into the page's primitive that feeds it, if one does.
+    A seed stays fixed from then on."""
+    nodes = {str(node["id"]): node for node in workflow["nodes"]}
+    node = nodes[node_id]
+    names, _ = widget_names(object_info[node["type"]])
+    place = names.index(name)
+    links = {slot.get("link") for slot in node.get("inputs", []) if slot["name"] == name}
+    feeding = [nodes[str(link[1])] for link in workflow["links"] if link[0] in links]
+    written = [(node, place, names[place + 1 : place + 2] == [None])]
+    written += [(each, 0, True) for each in feeding if each["type"] == "PrimitiveNode"]
+    for target, index, controlled in written:
+        target["widgets_values"][index] = value
+        if controlled and len(target["widgets_values"]) > index + 1:
+            target["widgets_values"][index + 1] = "fixed"
 
 
 def declared_inputs(info: dict):

@@ -10,6 +10,9 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are small: threads cost more than they give
+os.environ.setdefault(
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0"
+)  # Ray, where it is installed, on loopback alone
 sys.path.insert(0, str(TESTS))
 sys.path.append(str(ROOT))  # last: ComfyUI owns the name `nodes`
 from runner.inprocess import start

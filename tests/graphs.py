@@ -122,6 +122,30 @@ def advanced(seed, steps, **size):
     )
 
 
+def dial_grid(seed, steps, **size):
+    """Two etas across, two strides down."""
+    graph = Graph(**size)
+    grid = graph.node(
+        "DDIMDialGrid",
+        "work",
+        model=graph.model,
+        across="eta",
+        across_values="0, 1",
+        down="stride",
+        down_values="trailing, linspace",
+        seed=seed,
+        steps=steps,
+        cfg=1.0,
+        eta=0.0,
+        stride="trailing",
+        latent_image=graph.empty(),
+        denoise=1.0,
+        max_calls=10000,
+        **graph.conds,
+    )
+    return graph.saved(grid.out(0))
+
+
 def morph(seed, steps, **size):
     """Three pictures on the way between two noises."""
     graph = Graph(**size)

@@ -10,6 +10,7 @@ import torch
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.host import schedule
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
+from ddim_toolkit.nodes.grid import DDIMDialGrid
 from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.noise import DDIMNoiseArithmetic, DDIMNoiseInterpolation
 from ddim_toolkit.nodes.pictures import DDIMTrajectory
@@ -40,6 +41,25 @@ def ksampler(model, positive, negative, latent):
     return DDIMKSampler.execute(model, 1, STEPS, 1.0, 0.5, "trailing", positive, negative, latent, 1.0).args[
         0
     ]["samples"]
+
+
+def dial_grid(model, positive, negative, latent):
+    return DDIMDialGrid.execute(
+        model,
+        "eta",
+        "0, 1",
+        "steps",
+        "1, 2",
+        seed=1,
+        steps=1,
+        cfg=1.0,
+        eta=0.0,
+        stride="trailing",
+        positive=positive,
+        negative=negative,
+        latent_image=latent,
+        denoise=1.0,
+    ).args[0]["samples"]
 
 
 def plms(model, positive, negative, latent):
@@ -90,6 +110,7 @@ def adaptive(model, positive, negative, latent):
 
 RUNS = {
     "DDIMKSampler": ksampler,
+    "dial grid": dial_grid,
     "PLMS": plms,
     "morph": morph,
     "trajectory": trajectory,

@@ -16,10 +16,10 @@ from comfy_extras.nodes_custom_sampler import (
     SamplerCustomAdvanced,
 )
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.demo.captions import vary
-from ddim_toolkit.demo.data import is_held_out
-from ddim_toolkit.demo.evaluate import FULL, SHORT, spread
-from ddim_toolkit.demo.pace import Pace, rate
+from ddim_toolkit.demo.training.captions import vary
+from ddim_toolkit.demo.training.data import is_held_out
+from ddim_toolkit.demo.training.evaluate import FULL, SHORT, spread
+from ddim_toolkit.demo.training.pace import Pace, rate
 from safetensors import safe_open
 
 import nodes

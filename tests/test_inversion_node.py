@@ -10,10 +10,12 @@ import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
 from conftest import ROOT
-from ddim_toolkit.demo import data, pictures
+from ddim_toolkit.demo import pictures
+from ddim_toolkit.demo.training import data
 from ddim_toolkit.host import inversion, schedule
 from ddim_toolkit.nodes import DDIMToolkit
-from ddim_toolkit.nodes.inversion import DDIMDemoPicture, DDIMInversion
+from ddim_toolkit.nodes.demo import DDIMDemoPicture
+from ddim_toolkit.nodes.inversion import DDIMInversion
 
 BOUND = {10: 1e-4, 20: 1e-4, 50: 1e-5}
 

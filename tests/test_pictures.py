@@ -6,7 +6,8 @@ import analytic
 import pytest
 import torch
 from comfy.model_base import ModelType
-from ddim_toolkit.host import plot, schedule, trajectory
+from ddim_toolkit.drawing import pen, schedules
+from ddim_toolkit.host import schedule, trajectory
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.pictures import DDIMSchedulePlot, DDIMTrajectory
 from ddim_toolkit.nodes.sampling import DDIMKSampler
@@ -23,15 +24,15 @@ def colour_columns(image, colour):
 def test_marks_stand_where_the_timesteps_are():
     model = analytic.model()
     sigmas = schedule.custom_sigmas(model, "999, 500, 0")
-    image = plot.schedules([("mine", sigmas.tolist())], model_sampling(model))
+    image = schedules.draw([("mine", sigmas.tolist())], model_sampling(model))
     assert (
-        image.shape == (1, plot.HEIGHT, plot.WIDTH, 3)
+        image.shape == (1, pen.HEIGHT, pen.WIDTH, 3)
         and image.dtype == torch.float32
         and 0 <= image.min()
         and image.max() <= 1
     )
-    columns = colour_columns(image, plot.COLOURS[0])
-    left, right = 96, plot.WIDTH - 40
+    columns = colour_columns(image, pen.COLOURS[0])
+    left, right = 96, pen.WIDTH - 40
     for place in (0.0, 499 / 999, 1.0):
         assert (columns - (left + place * (right - left))).abs().min() <= 2
     assert columns.numel() < 60  # three marks, nothing else
@@ -53,12 +54,12 @@ def test_plot_node_shows_one_to_four(tmp_path, monkeypatch):
 
 
 def plot_colour(k):
-    return torch.tensor([int(plot.COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return torch.tensor([int(pen.COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
 def test_plot_draws_a_single_jump_and_equal_levels():
     for sigmas in ([5.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.5]):
-        assert plot.schedules([("", sigmas)]).isfinite().all()
+        assert schedules.draw([("", sigmas)]).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW])

@@ -21,6 +21,7 @@ from safetensors.torch import load
 # machine is quick.
 STAGES = {
     "DDIMKSampler": (graphs.ksampler, 1000, 5),
+    "DDIMDialGrid": (graphs.dial_grid, 250, 255),  # within the second of its four pictures
     "SamplerCustomAdvanced": (graphs.advanced, 1000, 5),
     "morph": (graphs.morph, 1000, 5),
     "trajectory": (graphs.trajectory, 1000, 5),

@@ -2,11 +2,16 @@
 they only grow."""
 
 import asyncio
+import dataclasses
+import inspect
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from comfy_api.latest import io
+
+from nodes import KSampler
 
 FILES = {("DDIMLoadNoise", "file")}  # whose options are the files that happen to be there
 SNAPSHOT = Path(__file__).with_name("schemas.json")
@@ -52,8 +57,63 @@ def test_every_node_is_in_the_snapshot(request):
 @pytest.mark.parametrize("name", NODES)
 def test_every_input_and_output_is_explained(name):
     info = NODES[name].GET_NODE_INFO_V1()
-    assert name.startswith("DDIM") and info["category"].startswith("sampling/ddim") and info["description"]
+    assert (
+        name.startswith("DDIM")
+        and info["category"].startswith(f"{KSampler.CATEGORY}/ddim")
+        and info["description"]
+    )
     for section in ("required", "optional"):
         for key, (_, options) in info["input"].get(section, {}).items():
             assert options.get("tooltip"), key
     assert all(info["output_tooltips"])
+
+
+def sends_ui(node):
+    return "ui=" in inspect.getsource(node.execute)
+
+
+def test_what_newer_hosts_know_is_told_them_and_older_ones_are_spared():
+    """0.3.75 drops a node with a keyword that it does not know; a node gone would fail the snapshot."""
+    known = {each.name for each in dataclasses.fields(io.Schema)}
+    for node in NODES.values():
+        schema, info = node.GET_SCHEMA(), node.GET_NODE_INFO_V1()
+        if "search_aliases" in known:
+            assert schema.search_aliases and info["search_aliases"] == schema.search_aliases
+        if "has_intermediate_output" in known:
+            assert schema.has_intermediate_output == (sends_ui(node) and not schema.is_output_node)
+
+
+@pytest.mark.skipif(
+    "advanced" not in inspect.signature(io.Input.__init__).parameters, reason="a host without advanced inputs"
+)
+@pytest.mark.parametrize(
+    "name, advanced",
+    [
+        ("DDIMInversion", {"tolerance", "max_iterations", "noise_seed"}),
+        ("DDIMAdaptiveScheduler", {"criterion", "probe_steps", "probe_images", "refine"}),
+        ("DDIMSampler", {"clip", "clip_range", "noise_device", "noise_seed"}),
+        ("DDIMKSampler", set()),
+    ],
+)
+def test_inputs_that_few_touch_are_advanced(name, advanced):
+    inputs = NODES[name].GET_NODE_INFO_V1()["input"]
+    every = {**inputs["required"], **inputs.get("optional", {})}
+    assert {key for key, (_, options) in every.items() if options.get("advanced")} == advanced
+
+
+@pytest.mark.parametrize(
+    "word, name",
+    [
+        ("unsample", "DDIMInversion"),
+        ("slerp", "DDIMNoiseInterpolation"),
+        ("variation seed", "DDIMNoiseInterpolation"),
+        ("align your steps", "DDIMAdaptiveScheduler"),
+        ("lcm", "DDIMSampler"),
+        ("eta", "DDIMSampler"),
+        ("ddpm", "DDIMKSampler"),
+    ],
+)
+def test_words_that_people_search_for(word, name):
+    schema = NODES[name].GET_SCHEMA()
+    if hasattr(schema, "search_aliases"):
+        assert any(word in alias for alias in schema.search_aliases)

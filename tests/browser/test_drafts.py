@@ -1,12 +1,12 @@
 """Draft or final: which nodes run, all switches at once, and finishing a draft."""
 
 import json
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from desk import cached
 
-EXAMPLE = json.loads((ROOT / "example_workflows" / "draft_or_final.json").read_text(encoding="utf-8"))
+EXAMPLE = json.loads(Path(__file__).with_name("draft_switch.json").read_text(encoding="utf-8"))
 BOTH = {"Draft": 2, "Final": 3}  # steps, few: the picture does not matter here
 
 

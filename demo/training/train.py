@@ -1,5 +1,7 @@
-"""Trains the shipped model: `python -m demo.train autoencoder --minutes 15`, then `python -m demo.train
-denoiser --minutes 60`.
+"""Trains the shipped model.
+
+`python -m demo.training.train autoencoder --minutes 15`, then
+`python -m demo.training.train denoiser --minutes 60`.
 
 Needs ComfyUI (`--comfyui` or COMFYUI_PATH) for the network classes, the packages emoji, Pillow and
 safetensors, and npm for the pictures. An interrupted run continues when started again with the same

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..text import TextNetwork, Vocabulary
 from . import data
 from .captions import vary
 from .pace import Pace, rate
-from .text import TextNetwork, Vocabulary
 
 BETAS = {"schedule": "scaled_linear", "start": 0.00085, "end": 0.012, "timesteps": 1000}
 UNET = {

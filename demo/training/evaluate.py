@@ -1,5 +1,6 @@
-"""The figures and sheets of the model card: `python -m demo.evaluate --comfyui COMFYUI --folder training
---output sheets`.
+"""The figures and sheets of the model card.
+
+`python -m demo.training.evaluate --comfyui COMFYUI --folder training --output sheets`.
 
 `--weights DIR` measures other weights than the shipped ones; `--only seeds captions words seconds autoencoder
 cover held_out` measures some.
@@ -47,7 +48,7 @@ class Painter:
     def __init__(self, folder, guidance, steps):
         import nodes
 
-        from .model import load
+        from ..model import load
 
         self.nodes, self.guidance, self.steps = nodes, guidance, steps
         self.model, self.clip, self.vae = load(folder)
@@ -200,7 +201,7 @@ def held_out(painter, output, pictures, records):
     about = {"captions": json.dumps(captions), "training": f"{sliced_wasserstein(training, held):.4f}"}
     save_file(
         {"quantiles": projected(held).half().contiguous()},
-        Path(__file__).parent.parent / "bench" / "held_out.safetensors",
+        Path(__file__).parents[2] / "bench" / "held_out.safetensors",
         about,
     )
     return [f"{len(captions)} held-out pictures, {about['training']} from the training pictures"]
@@ -213,11 +214,11 @@ def main():
     parser.add_argument(
         "--comfyui", default=os.environ.get("COMFYUI_PATH"), required=not os.environ.get("COMFYUI_PATH")
     )
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1])
     parser.add_argument(
         "--folder", type=Path, default=Path("training"), help="the training folder, for its pictures"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "sheets")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[1] / "sheets")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)

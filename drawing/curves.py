@@ -4,12 +4,12 @@ import math
 
 from PIL import Image
 
+from .pen import COLOURS, GREY, HEIGHT, INK, LINE, WIDTH, Pen, log_ticks
+
 
 def draw(path, title, panels, accents):
     """Save one picture. panels: {name: {series: {calls: value}}}. accents: the series in colour, at most
     four; the rest is grey."""
-    from ddim_toolkit.host.plot import COLOURS, GREY, HEIGHT, INK, LINE, WIDTH, Pen, log_ticks
-
     pen = Pen()
     values = [
         value

@@ -1,0 +1,1 @@
+"""Pictures of figures, drawn with Pillow. Nothing of the host."""

@@ -1,0 +1,393 @@
+"""run.py sweep: its plan and its folder, and sweeps of a few seeds on Ray beside ComfyUI's own queue."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import folder_paths
+import pytest
+from conftest import ROOT
+from ddim_toolkit.runner.comfyui import ComfyUI
+from ddim_toolkit.runner.server import Server
+from ddim_toolkit.runner.sweep import __main__ as command_line
+from ddim_toolkit.runner.sweep import options
+from ddim_toolkit.runner.sweep.plan import Job, Plan
+from ddim_toolkit.runner.sweep.results import Results
+from PIL import Image
+
+COMFYUI = Path(folder_paths.__file__).parent
+LIMIT = 300  # seconds that any one sweep here may take
+
+
+def prompt(steps=2, final_steps=3):
+    """A small workflow in API format: a switch between a draft and a final of one seed."""
+    picture = {"model": ["model", 0], "positive": ["text", 0], "negative": ["text", 0], "cfg": 1.0}
+    picture |= {"seed": ["seed", 0], "eta": 0.0, "stride": "trailing", "latent_image": ["empty", 0]}
+    nodes = {
+        "seed": ("PrimitiveInt", {"value": 7}),
+        "model": ("DDIMDemoModel", {}),
+        "text": ("CLIPTextEncode", {"clip": ["model", 1], "text": "red heart"}),
+        "empty": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+        "draft": ("DDIMKSampler", picture | {"steps": steps, "denoise": 1.0}),
+        "final": ("DDIMKSampler", picture | {"steps": final_steps, "denoise": 1.0}),
+        "switch": ("DDIMDraftSwitch", {"draft": ["draft", 0], "final": ["final", 0], "use_final": False}),
+        "decode": ("VAEDecode", {"samples": ["switch", 0], "vae": ["model", 2]}),
+        "show": ("PreviewImage", {"images": ["decode", 0]}),
+    }
+    return {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in nodes.items()}
+
+
+def sheet_prompt():
+    """Three drafts on a contact sheet, of which a sampler finishes the picked one."""
+    found = prompt()
+    found["empty"]["inputs"]["batch_size"] = 3
+    sheet = {"images": ["drafts", 0], "picks": "", "columns": 0, "latent_image": ["empty", 0]}
+    found["drafts"] = {"class_type": "VAEDecode", "inputs": {"samples": ["draft", 0], "vae": ["model", 2]}}
+    found["sheet"] = {"class_type": "DDIMContactSheet", "inputs": sheet}
+    found["final"]["inputs"]["latent_image"] = ["sheet", 1]
+    found["decode"]["inputs"]["samples"] = ["final", 0]
+    del found["switch"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with Server(ComfyUI(COMFYUI, Path(sys.executable)), tmp_path_factory.mktemp("output")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def info(server):
+    return server.get("/object_info")
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        "text, expected", [("3", [3]), ("0-3, 9", [0, 1, 2, 3, 9]), ("5,5,4-6", [5, 4, 6]), ("1-1", [1])]
+    )
+    def test_seeds(self, text, expected):
+        assert options.seeds(text) == expected
+
+    def test_picks(self):
+        assert options.picks("17, 203:2,203:1,17:4") == {17: [], 203: [1, 2]}
+
+    @pytest.mark.parametrize(
+        "arguments, said",
+        [
+            (["--seeds", "3-1"], '"3-1" is no seed'),
+            (["--seeds", "-1"], "no seed"),
+            (["--seeds", "0-2000000"], "more than"),
+            (["--seeds", "0-9999", "--set", "eta=" + ",".join(map(str, range(200)))], "2,000,000 pictures"),
+            (["--finish", "17:0"], '"17:0" names no picture'),
+            (["--seeds", "1", "--set", "eta"], '"eta" is no dial with values'),
+            (["--seeds", "1", "--set", "eta=0", "--set", "eta=1"], "names eta twice"),
+            (["--seeds", "1", "--workers", "0"], '"0" is no number of workers'),
+            ([], "--seeds 0-99"),
+        ],
+    )
+    def test_bad_input_is_named_before_anything_starts(self, tmp_path, capsys, arguments, said):
+        path = tmp_path / "workflow.json"
+        path.write_text(json.dumps(prompt()))
+        import run
+
+        with pytest.raises(SystemExit, match="2"):
+            run.main(["sweep", str(path), *arguments])
+        assert said in capsys.readouterr().err
+
+    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"nodes": []}', '{"1": {"inputs": {}}}'])
+    def test_what_is_no_workflow(self, tmp_path, capsys, content):
+        path = tmp_path / "workflow.json"
+        path.write_text(content)
+        import run
+
+        with pytest.raises(SystemExit, match="2"):
+            run.main(["sweep", str(path), "--seeds", "1"])
+        assert "is not a workflow file" in capsys.readouterr().err
+
+
+class TestPlan:
+    def test_seeds_and_dials_of_the_drafts(self, info):
+        plan = Plan(prompt(), info, [("steps", ["4", "8"]), ("draft.eta", [".5"])])
+        jobs = list(plan.draft_jobs([1, 2]))
+        assert [(job.seed, *job.dials) for job in jobs] == [
+            (seed, ("steps", steps), ("draft.eta", 0.5)) for steps in (4, 8) for seed in (1, 2)
+        ]
+        built, workflow, outputs = plan.build(jobs[3])
+        assert workflow is None and outputs == ["show"]
+        assert built["seed"]["inputs"]["value"] == 2 and not built["switch"]["inputs"]["use_final"]
+        assert built["draft"]["inputs"]["steps"] == 8 and built["draft"]["inputs"]["eta"] == 0.5
+        assert built["final"] == prompt()["final"]
+
+    def test_a_final_leaves_out_dials_that_it_does_not_use(self, info):
+        plan = Plan(prompt(), info, [("steps", ["4", "8"]), ("text", ["blue heart"])])
+        [job] = plan.final_jobs({3: []}, None)
+        assert job == Job("final", 3, (("text", "blue heart"),))
+        built, _, outputs = plan.build(job)
+        assert built["switch"]["inputs"]["use_final"] and outputs == ["show"]
+
+    def test_a_contact_sheet_shows_all_drafts_and_finals_are_picked(self, info):
+        plan = Plan(sheet_prompt(), info)
+        built, _, outputs = plan.build(Job("draft", 5))
+        assert outputs == ["sweep-sheet"] and built["sheet"]["inputs"]["picks"] == ""
+        assert built["sweep-sheet"]["inputs"]["images"] == ["drafts", 0]
+        jobs = plan.final_jobs({5: [], 6: [2]}, lambda seed: 3)
+        assert [job.label for job in jobs] == ["5:1", "5:2", "5:3", "6:2"]
+        built, _, outputs = plan.build(jobs[2])
+        assert outputs == ["show"] and built["sheet"]["inputs"]["picks"] == "3"
+
+    def test_a_page_file_is_changed_with_its_prompt(self, info):
+        file = json.loads((ROOT / "example_workflows" / "ddim_vs_dpmpp.json").read_text(encoding="utf-8"))
+        plan = Plan(file, info, [("eta", ["1"])])
+        built, workflow, _ = plan.build(next(plan.draft_jobs([99])))
+        assert plan.build(next(plan.draft_jobs([99])))[0] == Plan(workflow, info).prompt == built
+        [seed] = [node for node in workflow["nodes"] if node["type"] == "PrimitiveInt"]
+        assert seed["widgets_values"] == [99, "fixed"]
+
+    @pytest.mark.parametrize(
+        "change, dials, said",
+        [
+            ({}, [("strides", ["1"])], "strides: the drafts have no such dial. They have batch_size, cfg, "),
+            ({}, [("steps", ["many"])], '"many" is not allowed; it takes a value of type INT'),
+            ({}, [("eta", ["-1"])], "-1 is not allowed; it takes 0"),
+            ({}, [("stride", ["short"])], "it takes trailing, "),
+            ({"draft": {"seed": 1}}, [], r'they differ: "DDIMKSampler" \(draft\), "PrimitiveInt" \(seed\)'),
+            ({"final": {"seed": 1}, "draft": {"seed": ["text", 0]}}, [], "no picture .* depends on its seed"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, info, change, dials, said):
+        changed = prompt()
+        for key, inputs in change.items():
+            changed[key]["inputs"] |= inputs
+        with pytest.raises(ValueError, match=said):
+            Plan(changed, info, dials)
+
+    def test_one_of_several_seeds(self, info):
+        changed = prompt()
+        changed["draft"]["inputs"]["seed"] = 1
+        assert Plan(changed, info, seed_of="draft").seeds == [("draft", "seed")]
+
+    def test_no_finals(self, info):
+        plain = prompt()
+        plain["decode"]["inputs"]["samples"] = ["draft", 0]
+        with pytest.raises(ValueError, match="this workflow has no finals"):
+            Plan(plain, info).final_jobs({1: []}, None)
+
+
+JOBS = [Job("draft", seed, (("eta", 0.5),)) for seed in range(3)]
+ANSWER = ([(".png", b"one"), (".png", b"two")], 2.0, "here:1")
+
+
+class TestResults:
+    def folder(self, path):
+        return Results(path, "fingerprint", ["eta"])
+
+    def test_what_is_complete_counts(self, tmp_path):
+        results = self.folder(tmp_path)
+        results.add(JOBS[0], *ANSWER)
+        results.fail(JOBS[1], "it failed")
+        again = self.folder(tmp_path)
+        assert again.done() == {results.key(JOBS[0])} and again.batch(0) == 2
+        assert (tmp_path / "drafts" / "0_eta-0.5_2.png").read_bytes() == b"two"
+        (tmp_path / "drafts" / "0_eta-0.5_2.png").unlink()
+        assert self.folder(tmp_path).done() == set()
+
+    def test_a_row_that_was_cut_off_does_not_count(self, tmp_path):
+        results = self.folder(tmp_path)
+        for job in JOBS:
+            results.add(job, *ANSWER)
+        whole = results.table.read_bytes()
+        for cut in range(1, len(whole.splitlines(True)[-1]) - len(",here:1,\n")):
+            results.table.write_bytes(
+                whole[:-cut] if cut > len(",here:1,\n") else whole[: -len(",here:1,\n")]
+            )
+            assert self.folder(tmp_path).done() == {results.key(job) for job in JOBS[:2]}
+            self.folder(tmp_path).add(JOBS[2], *ANSWER)
+            assert len(self.folder(tmp_path).done()) == 3
+
+    def test_a_new_dial_keeps_what_was_there(self, tmp_path):
+        self.folder(tmp_path).add(JOBS[0], *ANSWER)
+        results = Results(tmp_path, "fingerprint", ["steps"])
+        results.add(Job("draft", 0, (("steps", 8),)), *ANSWER)
+        with (tmp_path / "sweep.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["eta"], row["steps"]) for row in rows] == [("0.5", "")] * 2 + [("", "8")] * 2
+        assert len(Results(tmp_path, "fingerprint", []).done()) == 2
+
+    def test_another_workflow_is_refused(self, tmp_path):
+        self.folder(tmp_path)
+        with pytest.raises(ValueError, match="holds a sweep of another workflow"):
+            Results(tmp_path, "other", ["eta"])
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to write to")
+    def test_a_full_disk(self, tmp_path, capsys):
+        """What was computed before it stays, nothing is half there, and the same call goes on."""
+        asked = []
+
+        def run(jobs, build):
+            for job in jobs:
+                asked.append(job)
+                yield job, ANSWER, ""
+
+        crew, plan = SimpleNamespace(run=run), SimpleNamespace(build=None)
+        results = self.folder(tmp_path)
+        (tmp_path / "drafts").mkdir()
+        (tmp_path / "drafts" / "1_eta-0.5_2.png.part").symlink_to("/dev/full")
+        assert command_line.sweep(crew, plan, JOBS, results, [], "title") == 1
+        assert "No space left" in capsys.readouterr().err
+        assert sorted(os.listdir(tmp_path / "drafts")) == [
+            f"{picture}_eta-0.5_{number}.png" for picture, number in ((0, 1), (0, 2), (1, 1))
+        ]
+        again = self.folder(tmp_path)
+        assert again.done() == {again.key(JOBS[0])}
+        assert command_line.sweep(crew, plan, JOBS, again, [], "title") == 0
+        assert asked == [*JOBS[:2], *JOBS[1:]] and len(self.folder(tmp_path).done()) == 3
+
+
+class Sweep:
+    """One folder's sweeps through run.py."""
+
+    def __init__(self, path, workflow):
+        pytest.importorskip("ray", reason="Ray is not installed; run.py sweep installs it")
+        self.folder, self.workflow = path / "sweep", path / "workflow.json"
+        self.workflow.write_text(json.dumps(workflow))
+
+    def start(self, *arguments):
+        command = [sys.executable, ROOT / "run.py", "sweep", self.workflow, "--output", self.folder]
+        command += ["--comfyui", COMFYUI, "--python", sys.executable, *arguments]
+        return subprocess.Popen(
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments):
+        """(exit status, what it printed)."""
+        process = self.start(*arguments)
+        return self.end(process)
+
+    def end(self, process):
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)
+            raise
+        return process.returncode, output
+
+    def rows(self):
+        with (self.folder / "sweep.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def wait_for(self, pictures, process):
+        limit = time.monotonic() + LIMIT
+        while not (self.folder / "sweep.csv").is_file() or len(self.rows()) < pictures:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+
+    def content(self, row):
+        return (self.folder / row["file"]).read_bytes()
+
+
+def queued(server, plan, job):
+    """The same picture by ComfyUI's own queue."""
+    built, workflow, outputs = plan.build(job)
+    entry = server.queue(
+        {key: node | {"_meta": {"title": key}} for key, node in built.items()} if workflow is None else built,
+        workflow,
+    )
+    return [server.image(each) for each in entry["outputs"][outputs[0]]["images"]]
+
+
+def pixels(content, tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    return Image.open(path).convert("RGB").tobytes()
+
+
+def test_a_sweep_gives_what_the_queue_gives(server, info, tmp_path):
+    """Two workers; then more seeds, of which nothing is computed twice; then the final of a picked one."""
+    file = json.loads((ROOT / "example_workflows" / "ddim_vs_dpmpp.json").read_text(encoding="utf-8"))
+    for node in file["nodes"]:
+        if node["type"] in ("DDIMKSampler", "KSampler"):
+            node["widgets_values"][2] = 2
+    sweep, plan = Sweep(tmp_path, file), Plan(file, info, [("eta", ["0", "1"])])
+    status, output = sweep.run("--seeds", "0-1", "--set", "eta=0,1", "--workers", "2")
+    assert status == 0, output
+    rows = sweep.rows()
+    assert len(rows) == 8 and len({row["worker"] for row in rows}) == 2
+    for job in plan.draft_jobs([0, 1]):
+        mine = [row for row in rows if (row["seed"], row["eta"]) == (str(job.seed), job.texts["eta"])]
+        built, workflow, outputs = plan.build(job)
+        entry = server.queue(built, workflow)
+        expected = [server.image(each) for key in outputs for each in entry["outputs"][key]["images"]]
+        assert [sweep.content(row) for row in mine] == expected
+    page = (sweep.folder / "index.html").read_text()
+    assert all(row["file"] in page for row in rows) and "http" not in page.partition("<script>")[0]
+
+    before = {row["file"]: (sweep.folder / row["file"]).stat().st_mtime_ns for row in rows}
+    status, output = sweep.run("--seeds", "0-2", "--set", "eta=0,1")
+    assert status == 0 and "4 of 6 are there already" in output
+    assert len(sweep.rows()) == 12
+    assert all((sweep.folder / file).stat().st_mtime_ns == when for file, when in before.items())
+
+
+def test_picked_seeds_are_finished_alone(server, info, tmp_path):
+    sweep, plan = Sweep(tmp_path, sheet_prompt()), Plan(sheet_prompt(), info)
+    assert sweep.run("--seeds", "5,6")[0] == 0
+    assert [row["picture"] for row in sweep.rows()] == ["1 of 3", "2 of 3", "3 of 3"] * 2
+    status, output = sweep.run("--finish", "6:2")
+    assert status == 0, output
+    [final] = [row for row in sweep.rows() if row["stage"] == "final"]
+    assert final["seed"] == "6:2"
+    [expected] = queued(server, plan, Job("final", 6, (), 2))
+    assert pixels(sweep.content(final), tmp_path) == pixels(expected, tmp_path)
+    draft = next(row for row in sweep.rows() if (row["seed"], row["picture"]) == ("6", "2 of 3"))
+    assert sweep.content(draft) != sweep.content(final)
+
+
+def test_a_seed_that_fails_is_listed_and_the_rest_goes_on(tmp_path):
+    broken = prompt()
+    broken["draft"]["inputs"]["steps"] = ["seed", 0]  # seed 0 asks for no steps
+    sweep = Sweep(tmp_path, broken)
+    status, output = sweep.run("--seeds", "0-2")
+    assert status == 1 and "draft of seed 0: DDIMKSampler failed: ValueError: steps" in output
+    rows = {row["seed"]: row for row in sweep.rows()}
+    assert rows["0"]["error"] and not rows["0"]["file"] and rows["1"]["file"] and rows["2"]["file"]
+
+
+def test_a_killed_worker_is_replaced(tmp_path):
+    sweep = Sweep(tmp_path, prompt(steps=30))
+    process = sweep.start("--seeds", "0-5")
+    sweep.wait_for(2, process)
+    os.kill(int(sweep.rows()[-1]["worker"].rpartition(":")[2]), signal.SIGKILL)
+    status, output = sweep.end(process)
+    rows = sweep.rows()
+    assert status == 0, output
+    assert sorted(row["seed"] for row in rows) == list("012345") and not any(row["error"] for row in rows)
+    assert len({row["worker"] for row in rows}) == 2
+
+
+def test_ctrl_c_and_the_same_command_again(tmp_path):
+    sweep = Sweep(tmp_path, prompt(steps=30))
+    process = sweep.start("--seeds", "0-5")
+    sweep.wait_for(2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    status, output = sweep.end(process)
+    assert status == 130 and "the same command goes on" in output
+    first = sweep.rows()
+    assert 2 <= len(first) < 6 and not list(sweep.folder.rglob("*.part"))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first[0]["worker"].rpartition(":")[2]), 0)
+    status, output = sweep.run("--seeds", "0-5")
+    assert status == 0 and f"{len(first)} of 6 are there already" in output
+    assert (
+        sorted(row["seed"] for row in sweep.rows()) == list("012345") and sweep.rows()[: len(first)] == first
+    )
