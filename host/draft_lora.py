@@ -14,7 +14,7 @@ from comfy.k_diffusion import sampling
 from ..ddim import distill, solve
 from . import latents
 from .adapters import Student, checkpointed
-from .model import alphas, check_sigmas, model_sampling
+from .model import alphas, check_sigmas, levels_at, model_sampling, rows_of
 from .noise import batch_noise
 
 SUBSTEPS = 4  # of the teacher in a jump of the student
@@ -223,14 +223,12 @@ def pace(done, rounds):
     return min(1.0, (done + 1) / WARM_UP, (rounds - done) / (rounds * (1 - FLAT)))
 
 
-def subdivided(model_sampling, levels, parts):
+def subdivided(sampling, levels, parts):
     """The levels with parts - 1 more in each jump, evenly by the model's timestep; floats, the last 0."""
-    ends = torch.tensor([*levels[:-1], float(model_sampling.sigma_min)]).to(model_sampling.sigmas.device)
-    times = model_sampling.timestep(ends).double().cpu().tolist()
+    rows = [*rows_of(sampling, levels[:-1]), 0.0]
     found = []
-    for level, t, s in zip(levels, times, times[1:], strict=False):
-        between = [t + (s - t) * part / parts for part in range(1, parts)]
-        found += [level, *(float(model_sampling.sigma(torch.tensor(time))) for time in between)]
+    for level, t, s in zip(levels, rows, rows[1:], strict=False):
+        found += [level, *levels_at(sampling, [t + (s - t) * part / parts for part in range(1, parts)])]
     return [*found, 0.0]
 
 

@@ -4,6 +4,7 @@ import itertools
 import logging
 import math
 
+import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
@@ -32,11 +33,15 @@ def table(sampling):
     return sampling.sigmas.detach().float().cpu()
 
 
-def level_below(sampling, sigma, part):
-    """The noise level at `part` of the way from timestep 0 to that of sigma, a row of the model's table."""
-    levels = table(sampling).double()
-    row = int(torch.searchsorted(levels, sigma * (1 + 1e-6), right=True)) - 1
-    return float(levels[math.floor(part * max(row, 0) + 1e-6)])
+def rows_of(sampling, sigmas):
+    """Where sigmas above 0 lie in the model's table, as floats: between rows by log sigma, as the host does."""
+    return np.interp(np.log(sigmas), table(sampling).double().log(), np.arange(len(table(sampling)))).tolist()
+
+
+def levels_at(sampling, rows):
+    """The inverse of `rows_of`."""
+    logs = table(sampling).double().log()
+    return np.exp(np.interp(rows, np.arange(len(logs)), logs)).tolist()
 
 
 def sigmas_at(sampling, timesteps):

@@ -17,7 +17,7 @@ from ..ddim import jump, solve
 from ..ddim.checks import allowed, within
 from . import latents
 from .loop import model_calls
-from .model import alphas, check_sigmas, level_below
+from .model import alphas, check_sigmas, rows_of, table
 from .noise import batch_noise, latent_noise
 from .travel import SamplerFunction, Travels
 
@@ -131,15 +131,15 @@ def etas(options, sampling, levels):
     stretch of the run has those of the whole run."""
     first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
     found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
-    if options.variance != "trajectory":
+    if options.variance != "trajectory" or options.eta == 0:
         return found
-    below = [level_below(sampling, s, 1 - gamma) for gamma, s in zip(found, levels[1:], strict=True)]
-    return [
-        jump.trajectory_eta(alpha_s, s, alpha_d, d) if gamma and s else 0.0
-        for gamma, alpha_s, s, alpha_d, d in zip(
-            found, alphas(sampling, levels[1:]), levels[1:], alphas(sampling, below), below, strict=True
-        )
-    ]
+    to = [s for s in levels[1:] if s > 0]
+    rows = [
+        math.floor((1 - options.eta) * row + 1e-3) for row in rows_of(sampling, to)
+    ]  # as TCD's authors do
+    below = table(sampling).double()[rows].tolist()
+    through = map(jump.trajectory_eta, alphas(sampling, to), to, alphas(sampling, below), below)
+    return [eta and next(through, 0.0) for eta in found]
 
 
 def stream(sigma, noise_seed):
