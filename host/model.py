@@ -34,7 +34,7 @@ def table(sampling):
 
 
 def rows_of(sampling, sigmas):
-    """Where sigmas above 0 lie in the model's table, as floats: between rows by log sigma, as the host does."""
+    """Where sigmas above 0 lie in the model's table, as floats: between rows by log sigma, as in the host."""
     return np.interp(np.log(sigmas), table(sampling).double().log(), np.arange(len(table(sampling)))).tolist()
 
 

@@ -134,12 +134,11 @@ def etas(options, sampling, levels):
     if options.variance != "trajectory" or options.eta == 0:
         return found
     to = [s for s in levels[1:] if s > 0]
-    rows = [
-        math.floor((1 - options.eta) * row + 1e-3) for row in rows_of(sampling, to)
-    ]  # as TCD's authors do
+    # Whole rows below, as the method's authors take them; the jump to 0 adds no noise.
+    rows = [math.floor((1 - options.eta) * row + 1e-3) for row in rows_of(sampling, to)]
     below = table(sampling).double()[rows].tolist()
     through = map(jump.trajectory_eta, alphas(sampling, to), to, alphas(sampling, below), below)
-    return [eta and next(through, 0.0) for eta in found]
+    return [eta and new for eta, new in zip(found, [*through, 0.0], strict=False)]
 
 
 def stream(sigma, noise_seed):
