@@ -56,9 +56,10 @@ def adapter(name, weight, rank, seed, start):
     if known:
         return known.to_train().float()
     made = lora.create_train(weight, rank, float(rank)).float()  # alpha = rank: the update is up @ down
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():  # the host drew these from the global generator
-        made.lora_up.weight.copy_(torch.randn(made.lora_up.weight.shape, generator=generator) / rank**0.5)
+    draw = torch.randn(made.lora_down.weight.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():  # the host draws from the global generator, and makes up the random one
+        made.lora_down.weight.copy_(draw / draw.shape[1] ** 0.5)
+        made.lora_up.weight.zero_()
     return made
 
 

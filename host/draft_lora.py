@@ -3,6 +3,7 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -12,6 +13,7 @@ import torch
 from comfy.k_diffusion import sampling
 
 from ..ddim import distill, solve
+from ..ddim.checks import within
 from . import latents
 from .adapters import Student, checkpointed
 from .model import alphas, check_sigmas, levels_at, model_sampling, rows_of
@@ -70,10 +72,8 @@ def train(
     Raises ValueError for bad input before any model call, FloatingPointError where a loss is not finite.
     """
     for name, value in (("teacher_runs", runs), ("rounds", rounds), ("rank", rank), ("batch", batch)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    if not 0 < rate <= 1:
-        raise ValueError(f"learning_rate is {rate}; it must lie above 0 and not above 1")
+        within(name, value, 1)
+    within("learning_rate", rate, 1e-7, 1)
     if not prompts:
         raise ValueError("there are no prompts: connect positive, or clip and write captions")
     levels = check_sigmas(sigmas, model_sampling(model))
@@ -98,7 +98,9 @@ def train(
             if not draft.losses:
                 raise
             draft.cancelled = True
-        draft.runs, draft.errors = lesson.runs, lesson.errors(model.model.process_latent_out)
+        draft.runs = lesson.runs
+        with suppress(comfy.model_management.InterruptProcessingException):
+            draft.errors = lesson.errors(model.model.process_latent_out)
         return x
 
     with torch.inference_mode(False), torch.enable_grad():
@@ -127,11 +129,15 @@ class Lesson:
         self.random = random.Random(seed)
         self.runs = 0
 
-    def denoise(self, x, sigma, prompts, cfg, active):
-        """x0_hat of a batch, each picture under its own prompt."""
+    def ask(self, prompts, cfg, student):
+        """Whose answer the network gives from now on, and to what."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        self.student.active = active
+        self.student.active = student
         self.guider.conds["positive"], self.guider.cfg = [prompts], cfg
+
+    def denoise(self, x, sigma, prompts, cfg, student):
+        """x0_hat of a batch, each picture under its own prompt."""
+        self.ask(prompts, cfg, student)
         return self.network(x, x.new_full([len(x)], sigma), **self.extra_args).float()
 
     def noise(self, count, stream):
@@ -208,11 +214,13 @@ class Lesson:
         wanted = seen(self.teach(x, prompts, FINE)[-1])
         found = {"DDIM with this LoRA": self.draft(x, prompts)}
         for name, sampler in RIVALS.items():
-            for cfg, sigmas in ((1.0, self.levels), (self.cfg, [*self.levels[:-1:2], 0.0])):
-                found[f"{name}, {len(sigmas) - 1} steps at cfg {cfg:g}"] = sampler(
-                    lambda x, sigma, cfg=cfg: self.denoise(x, float(sigma[0]), prompts, cfg, False),
+            for cfg, levels in ((1.0, self.levels), (self.cfg, [*self.levels[:-1:2], 0.0])):
+                self.ask(prompts, cfg, False)
+                found[f"{name}, {len(levels) - 1} steps at cfg {cfg:g}"] = sampler(
+                    self.network,
                     x,
-                    torch.tensor(sigmas, device=x.device),
+                    torch.tensor(levels, device=x.device),
+                    extra_args=self.extra_args,
                     disable=True,
                 )
         return {name: (seen(x) - wanted).square().mean().sqrt().item() for name, x in found.items()}
