@@ -26,7 +26,8 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
             continue
         if node["type"] in subgraphs:
             raise ValueError(
-                f"node {node['id']} is a subgraph, which is not read here; save the workflow with Export (API)"
+                f"node {node['id']} is a subgraph, which is not read here; save the workflow with"
+                " Export (API)"
             )
         if node["type"] not in object_info:
             raise ValueError(f"node {node['id']}: this ComfyUI has no node type {node['type']!r}")

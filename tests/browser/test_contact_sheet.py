@@ -19,7 +19,7 @@ BATCH = 8
 
 @pytest.fixture
 def sheet(desk):
-    """The flagship example, small and quick, in a graph of its own id: what earlier tests drafted stays away."""
+    """The flagship example, small and quick, in a graph of its own id: earlier tests' drafts stay away."""
     sheet.graphs += 1
     desk.load(DRAFT_OR_FINAL | {"id": f"00000000-0000-4000-8000-{sheet.graphs:012}"})
     for kind, steps in (("DDIMKSampler", 1), ("KSampler", 2)):
