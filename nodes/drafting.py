@@ -113,6 +113,7 @@ class DDIMContactSheet(io.ComfyNode):
         rows = sheet.parse_picks(picks, len(images) // each)
         shown = {
             "pictures": sheet.save(images[::each]),
+            "size": [images.shape[2], images.shape[1]],
             "picks": [row + 1 for row in rows],
             "columns": columns,
             "labels": labels.splitlines(),
