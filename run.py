@@ -24,7 +24,7 @@ from runner.comfyui import (
     pack_arguments,
     require_modules,
 )
-from runner.demo import OUTPUT, PICK
+from runner.demo import DRAFTS, OUTPUT, PICK
 from runner.demo import demo as run_demo
 from runner.server import end_on_terminate, free_port
 from runner.sweep import options as sweep_options
@@ -130,7 +130,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--steps", type=int, help="model calls of a draft")
     made.add_argument("--eta", type=float, help="of the drafts: 0 is DDIM, 1 is DDPM")
-    made.add_argument("--pick", type=int, default=PICK, help="number of the draft to finish (%(default)s)")
+    made.add_argument(
+        "--pick",
+        type=int,
+        metavar="NUMBER",
+        default=PICK,
+        choices=range(1, DRAFTS + 1),
+        help="the draft to finish, 1 to 8 (%(default)s)",
+    )
     made.add_argument(
         "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
     )

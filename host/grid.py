@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import latent_preview
 import torch
 
+from ..ddim.checks import allowed
 from ..ddim.solve import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
@@ -84,6 +85,8 @@ def plan(model, dials, across, across_values, down, down_values):
 
     dials  the value of every dial, and of denoise, where they are not varied
     """
+    allowed("across", across, DIALS)
+    allowed("down", down, DIALS)
     if across == down:
         raise ValueError(f"across and down are both {across}; they must be two dials")
     columns = values("across_values", across, across_values, dials)
