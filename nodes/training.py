@@ -44,8 +44,8 @@ class DDIMDraftLoRA(io.ComfyNode):
                     min=1,
                     max=1000000,
                     tooltip=(
-                        "Pictures that the model draws to learn from, as the training goes. More make the draft"
-                        " right on prompts and seeds that it never saw."
+                        "Pictures that the model draws to learn from, as the training goes. More make the"
+                        " draft right on prompts and seeds that it never saw."
                     ),
                 ),
                 io.Int.Input(
