@@ -13,6 +13,11 @@ from .model import alphas, check_sigmas, model_sampling, of_flow
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
+# the table's columns and their widths in characters
+WIDTHS = (
+    {"step": 4, "t": 6, "s": 6, "alpha_bar": 9, "sigma": 9} | dict.fromkeys("abc", 8) | {"rms eps_hat": 11}
+)
+
 
 def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
     """(LATENT of x0_hat at every step, LATENT of the sample, table as text) for the first picture of a
@@ -62,7 +67,7 @@ def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
 
 
 def table(sampling, levels, alpha, eta, norms):
-    """The numbers of every jump as text.
+    """The numbers of every jump as a table in Markdown, its columns as wide in plain text.
 
     a, b and c are those of the textbooks, where alpha^2 = alpha_bar and the noise has sqrt(1 - alpha_bar);
     for flow models, where x_t = (1 - t) x_0 + t eps, those of that frame.
@@ -72,27 +77,27 @@ def table(sampling, levels, alpha, eta, norms):
         float(sampling.timestep(torch.tensor(level).to(sampling.sigmas))) if level > 0 else 0.0
         for level in levels
     ]
-    lines = [
-        f"{'step':>4} {'t':>8} {'s':>8} {'alpha_bar':>10} {'sigma':>9} {'a':>8} {'b':>8} {'c':>8}"
-        f" {'|eps_hat|':>9}"
-    ]
+    lines = [row(WIDTHS), row("-" * (width - 1) + ":" for width in WIDTHS.values())]
     for i, (level, below) in enumerate(itertools.pairwise(levels)):
         frame = []
         for k, sigma in ((i, level), (i + 1, below)):
             scale = 1.0 if flow else sqrt(1 + sigma**2)
             frame += [alpha[k] / scale, sigma / scale]
         a, b, c = coefficients(*frame, eta)
-        after = f"{times[i + 1]:8.2f}" if below > 0 else f"{'end':>8}"
-        lines.append(
-            f"{i + 1:4} {times[i]:8.2f} {after} {frame[0] ** 2:10.6f} {level:9.5f} {a:8.5f} {b:8.5f} {c:8.5f}"
-            f" {norms[i]:9.5f}"
-        )
+        after = f"{times[i + 1]:.2f}" if below > 0 else "end"
+        numbers = [f"{each:.5f}" for each in (level, a, b, c, norms[i])]
+        lines.append(row([str(i + 1), f"{times[i]:.2f}", after, f"{frame[0] ** 2:.6f}", *numbers]))
     lines += [
         "",
         *filter(None, [of_flow(levels, sampling)]),
         (
-            "x_s = a x_t + b x0_hat + c z ; |eps_hat| is the root mean square, 1 for Gaussian noise ; sigma"
-            " as ComfyUI counts it"
+            "x_s = a x_t + b x0_hat + c z; rms eps is the size of the predicted noise, 1 for Gaussian"
+            " noise; sigma as ComfyUI counts it"
         ),
     ]
     return "\n".join(lines)
+
+
+def row(cells):
+    """A row of the table: cells flush right in columns of WIDTHS."""
+    return f"| {' | '.join(cell.rjust(width) for cell, width in zip(cells, WIDTHS.values(), strict=True))} |"

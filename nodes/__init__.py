@@ -3,9 +3,33 @@
 from comfy_api.latest import ComfyExtension
 
 from ..host import routes
-from . import adaptive, demo, drafting, grid, inversion, noise, pictures, sampling, schedules, training
+from . import (
+    adaptive,
+    demo,
+    drafting,
+    editing,
+    grid,
+    inversion,
+    noise,
+    pictures,
+    sampling,
+    schedules,
+    training,
+)
 
-FAMILIES = [sampling, grid, schedules, noise, drafting, inversion, adaptive, pictures, training, demo]
+FAMILIES = [
+    sampling,
+    grid,
+    schedules,
+    noise,
+    drafting,
+    inversion,
+    editing,
+    adaptive,
+    pictures,
+    training,
+    demo,
+]
 
 
 class DDIMToolkit(ComfyExtension):

@@ -44,7 +44,7 @@ class DDIMSchedulePlot(io.ComfyNode):
 
     @classmethod
     def execute(cls, sigmas_a, sigmas_b=None, sigmas_c=None, sigmas_d=None, model=None, labels="A, B, C, D"):
-        names = [name.strip() for name in labels.split(",")] + ["", "", "", ""]
+        names = [" ".join(name.split()) for name in labels.split(",")] + ["", "", "", ""]
         given = {"sigmas_a": sigmas_a, "sigmas_b": sigmas_b, "sigmas_c": sigmas_c, "sigmas_d": sigmas_d}
         curves = [
             (name, check(which, sigmas))

@@ -53,6 +53,17 @@ def test_plot_node_shows_one_to_four(tmp_path, monkeypatch):
         DDIMSchedulePlot.execute(given[0], torch.tensor([1.0, 2.0]))
 
 
+def test_labels_may_hold_line_breaks(tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    pictures = [
+        DDIMSchedulePlot.execute(torch.tensor([10.0, 1.0, 0.0]), labels=text).args[0]
+        for text in ("one\n two\r\n,\n", "one two")
+    ]
+    assert torch.equal(*pictures)
+
+
 def plot_colour(k):
     return torch.tensor([int(pen.COLOURS[k][i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
@@ -86,17 +97,19 @@ def test_table_holds_the_textbook_jump():
     """alpha_bar .36 -> .64: a = .6 / .8, b = .8 - a .6."""
     sampling = model_sampling(analytic.model())
     levels = [math.sqrt(1 / 0.36 - 1), math.sqrt(1 / 0.64 - 1), 0.0]
-    lines = trajectory.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]).splitlines()
-    first = [float(word) for word in lines[1].split()]
-    assert first[3:] == pytest.approx([0.36, levels[0], 0.75, 0.35, 0.0, 1.0], abs=1e-5)
-    assert lines[2].split()[2] == "end" and [float(word) for word in lines[2].split()[5:]] == pytest.approx(
-        [0.0, 1.0, 0.0, 0.5]
-    )
+    first, last = rows_of(trajectory.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]))
+    assert list(map(float, first[3:])) == pytest.approx([0.36, levels[0], 0.75, 0.35, 0.0, 1.0], abs=1e-5)
+    assert last[2] == "end" and list(map(float, last[5:])) == pytest.approx([0.0, 1.0, 0.0, 0.5])
+
+
+def rows_of(table):
+    """The cells of a table in Markdown, its two heading lines left out, which must be as long as the rest."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines}) == 1
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 def test_table_of_a_flow_model_is_in_its_own_frame():
     sampling = model_sampling(analytic.model(ModelType.FLOW))
-    first = (
-        trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]).splitlines()[1].split()
-    )
-    assert [float(word) for word in first[3:]] == pytest.approx([0.04, 0.8, 0.5, 0.5, 0.0, 1.0], abs=1e-5)
+    first, _ = rows_of(trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]))
+    assert list(map(float, first[3:])) == pytest.approx([0.04, 0.8, 0.5, 0.5, 0.0, 1.0], abs=1e-5)
