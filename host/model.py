@@ -38,6 +38,15 @@ def sigmas_at(sampling, timesteps):
     return torch.cat([table(sampling)[list(timesteps)], torch.zeros(1)])
 
 
+def check_no_cache(model):
+    """Raise ValueError for a MODEL whose answer to a call depends on the calls before it."""
+    if "easycache" in model.model_options.get("transformer_options", {}):
+        raise ValueError(
+            "model: EasyCache and LazyCache answer a call from those before it in one run, so nothing can be"
+            " measured through them. Connect the model as it is before the cache"
+        )
+
+
 def check_sigmas(sigmas, sampling=None):
     """SIGMAS as a list of floats. Raises ValueError unless they are finite, >= 0, at least two, never rising,
     start above 0 and (given ``sampling``) within the model's range."""

@@ -52,8 +52,13 @@ def save(latent, recipe, filename_prefix, graph=None, noise=None):
     header = {**(graph or {}), _MARK: _LAYOUTS[-1], **own, "sha256": _digest(own, held.parts)}
     tensors = {f"noise.{k}": part.contiguous() for k, part in enumerate(held.parts)}
     data = safetensors.torch.save(tensors, header)
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
-    file = _write(data, folder, name, counter)
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
+        file = _write(data, folder, name, counter)
+    except OSError as error:  # a name too long, a folder that is a file, a full disk, ...
+        raise ValueError(
+            f"filename_prefix: nothing can be written under {prefix[:60]!r}: {error.strerror}"
+        ) from error
     return f"{Path(subfolder, file).as_posix()} [output]", {
         "filename": file,
         "subfolder": subfolder,
@@ -199,6 +204,8 @@ def _write(data, folder, name, counter):
 def find(name):
     """The path of a saved file: "name", "folder/name", or with " [input]" or " [output]" behind it; plain
     names lie in input."""
+    if not isinstance(name, str):
+        raise ValueError(f"file is {name!r}; it must be the name of a file")
     bare, root = folder_paths.annotated_filepath(name)
     root = root or folder_paths.get_input_directory()
     path = os.path.join(root, bare)

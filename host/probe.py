@@ -14,7 +14,7 @@ from ..ddim import adaptive
 from ..ddim.checks import allowed, within
 from ..ddim.trajectory import BETWEEN
 from . import latents
-from .model import model_sampling
+from .model import check_no_cache, model_sampling
 from .noise import latent_noise
 
 RESOLUTION = 20001
@@ -88,6 +88,7 @@ def measured_schedule(
     within("probe_steps", probe_steps, 4, 256)
     if not 1 <= steps <= probe_steps:
         raise ValueError(f"steps is {steps}; allowed are 1 to probe_steps, which is {probe_steps}")
+    check_no_cache(model)
     sampling = model_sampling(model)
     fine = probe_levels(sampling, (probe_steps - 1) * BETWEEN + 1)
     first = [
@@ -105,11 +106,16 @@ def measured_schedule(
     def measuring(model, x, sigmas, extra_args=None, callback=None, disable=None):
         calls = 0
         ones = x.new_ones([x.shape[0]])
+        told = extra_args["model_options"]["transformer_options"]
+        reference = told["sample_sigmas"]
 
         def denoise(x, sigma):
             nonlocal calls
             comfy.model_management.throw_exception_if_processing_interrupted()
-            x0 = model(x, sigma * ones, **(extra_args or {})).float()
+            # Context windows look for the call's sigma here.
+            among = torch.isclose(reference, reference.new_tensor(sigma), rtol=1e-4).any()
+            told["sample_sigmas"] = reference if among else reference.new_tensor([sigma, 0.0])
+            x0 = model(x, sigma * ones, **extra_args).float()
             preview(calls, x0, x, total)
             calls += 1
             return x0

@@ -34,7 +34,13 @@ def visited(total, steps, stride, denoise=1.0):
     ValueError for a bad stride, steps or denoise.
     """
     within("denoise", denoise, 0, 1)
-    return timesteps(stride, used(total, denoise), steps) if denoise > 0 else []
+    rows = used(total, denoise)
+    if 0 < denoise < 1 and steps > rows:
+        raise ValueError(
+            f"steps is {steps}; denoise {denoise:g} leaves a table of {rows} timesteps, so 1 to {rows} are"
+            " allowed"
+        )
+    return timesteps(stride, rows, steps) if denoise > 0 else []
 
 
 def used(total, denoise):
@@ -114,9 +120,3 @@ def number(word):
     if not math.isfinite(value):
         raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
     return value
-
-
-def shown(sigmas, note=""):
-    """What a node hands to the page with its outputs: the noise levels, drawn on the node's stride strip, and
-    a note on them."""
-    return {"ddim_sigmas": sigmas.tolist(), "ddim_note": [note] if note else []}

@@ -1,10 +1,17 @@
 // All draft switches of the graph at once: "Drafts", "Finals", and "Queue a draft".
 
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { asOneStep, chain, everyNode, notify, setWidget, widgetOf } from "./graph.js";
+import { asOneStep, chain, nodesOf, notify, queue, setWidget, widgetOf } from "./graph.js";
+import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
+import { watch } from "./watch.js";
 
-const SWITCH = "DDIMDraftSwitch";
+export const SWITCH = "DDIMDraftSwitch";
+export const SHEET = "DDIMContactSheet";
+const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
+let lastDraft; // {prompt, id of the node that shows it}
+let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
 app.registerExtension({
   name: "DDIMToolkit.Drafts",
@@ -44,52 +51,81 @@ app.registerExtension({
       icon: "pi pi-pencil",
       label: "Drafts",
       tooltip: "Turn every draft switch to draft (Shift+D flips)",
-      class: "ddim-drafts",
+      class: "ddim-switches ddim-to-drafts",
       onClick: () => turnAll(false),
     },
     {
       icon: "pi pi-star",
       label: "Finals",
-      tooltip: "Turn every draft switch to final (Shift+D flips)",
-      class: "ddim-drafts",
+      tooltip: "Turn every draft switch to final: of the last draft (Shift+D flips)",
+      class: "ddim-switches ddim-to-finals",
       onClick: () => turnAll(true),
     },
     {
       icon: "pi pi-bolt",
       label: "Queue a draft",
-      tooltip: "Queue with every switch on draft, whatever they say (Alt+Enter)",
+      tooltip: "Queue with every switch on draft and nothing picked, whatever they say (Alt+Enter)",
       class: "ddim-drafts",
       onClick: queueDraft,
     },
   ],
   nodeCreated(node) {
-    if (node.comfyClass !== SWITCH) return;
-    const widget = widgetOf(node, "use_final");
-    // what the queue gets; the file keeps the toggle
-    widget.serializeValue = () => !queueingDraft && widget.value;
-    // after it took place
-    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
+    if (![SWITCH, SHEET].includes(node.comfyClass)) return;
+    // what the queue gets of a draft; the file keeps the widget
+    const widget = widgetOf(node, node.comfyClass === SWITCH ? "use_final" : "picks");
+    widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
+    watch(node, () => String(widget.value), showButtons);
+    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons)); // after it took place
+  },
+  setup() {
+    api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
+    api.addEventListener("executed", ({ detail }) => rememberDraft(detail));
   },
 });
 
-function findSwitches() {
-  return [...everyNode()].map(([, node]) => node).filter((node) => node.comfyClass === SWITCH);
-}
-
-/** The top bar's buttons are only there for graphs with a switch (ddim.css). */
+/** The top bar's buttons are only there for graphs with drafts (ddim.css); the active one says so. */
 function showButtons() {
-  document.body.classList.toggle("ddim-has-switch", findSwitches().length > 0);
+  const found = nodesOf(SWITCH);
+  const finals = found.filter((node) => widgetOf(node, "use_final").value).length;
+  document.body.classList.toggle("ddim-has-switch", found.length > 0);
+  document.body.classList.toggle("ddim-has-drafts", found.length + nodesOf(SHEET).length > 0);
+  for (const [name, active] of [
+    ["drafts", found.length > 0 && finals === 0],
+    ["finals", found.length > 0 && finals === found.length],
+  ]) {
+    document.body.classList.toggle(`ddim-on-${name}`, active);
+    document.querySelector(`.ddim-to-${name}`)?.setAttribute("aria-pressed", active);
+  }
 }
 
 /** [node, widget] of every switch of the graph. Says so where there is none. */
 function switches() {
-  const found = findSwitches();
+  const found = nodesOf(SWITCH);
   if (!found.length) notify("warn", "No draft switch", "This graph has no DDIM Draft Switch.");
   return found.map((node) => [node, widgetOf(node, "use_final")]);
 }
 
-export function turnAll(useFinal) {
-  asOneStep(() => switches().forEach(([node, widget]) => setWidget(node, widget, useFinal)));
+/** Finals are those of the last draft, unless the user changed a seed since. */
+function turnAll(useFinal) {
+  asOneStep(() => {
+    release(HOLDER);
+    if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
+      hold(HOLDER, lastDraft.prompt, lastDraft.id);
+    switches().forEach(([node, widget]) => setWidget(node, widget, useFinal));
+  });
+  showButtons();
+}
+
+/** Do something while every switch says so, then turn them back. */
+export async function turned(useFinal, action) {
+  const before = nodesOf(SWITCH).map((node) => [node, widgetOf(node, "use_final")]);
+  const values = before.map(([, widget]) => widget.value);
+  before.forEach(([node, widget]) => setWidget(node, widget, useFinal));
+  try {
+    await action();
+  } finally {
+    before.forEach(([node, widget], i) => setWidget(node, widget, values[i]));
+  }
 }
 
 /** Finals if any switch stands on draft, otherwise drafts. */
@@ -97,12 +133,25 @@ function flip() {
   turnAll(switches().some(([, widget]) => !widget.value));
 }
 
-export async function queueDraft() {
-  if (queueingDraft || !switches().length) return;
+async function queueDraft() {
+  if (queueingDraft) return;
+  if (!nodesOf(SHEET).length && !switches().length) return;
   queueingDraft = true;
   try {
-    await app.queuePrompt(0, 1);
+    await withFreeSeeds(queue);
   } finally {
     queueingDraft = false;
   }
+}
+
+/** A run that showed pictures while a switch stood on draft: "Finals" finishes it. */
+async function rememberDraft({ output, prompt_id, display_node, node }) {
+  if (!output?.images?.length || !nodesOf(SWITCH).length) return;
+  const { prompt } = (await recordOf(prompt_id)) ?? {};
+  const drafted = Object.values(prompt ?? {}).some(
+    ({ class_type, inputs }) => class_type === SWITCH && inputs.use_final === false,
+  );
+  if (!drafted) return;
+  lastDraft = { prompt, id: String(display_node ?? node) };
+  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id);
 }

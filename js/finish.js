@@ -1,11 +1,15 @@
-// "Finish this one": from a picture that a draft gave, load its seed into the graph and queue the final.
+// "Finish": from a picture that a draft gave, load its seed into the graph and queue the final.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { turnAll } from "./drafts.js";
-import { asOneStep, everyNode, linkedSlot, notify, setWidget, widgetOf } from "./graph.js";
+import { finishAllPicked } from "./contact_sheet.js";
+import { SWITCH, turned } from "./drafts.js";
+import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue } from "./graph.js";
+import { behind, recordOf, withSeeds } from "./seeds.js";
+import { watch } from "./watch.js";
 
 const COMMAND = "DDIMToolkit.Finish";
+const BUTTON = "Finish this one";
 // execution id of a node -> {prompt, images} of the last run that gave it pictures
 const pictures = new Map();
 
@@ -14,16 +18,33 @@ app.registerExtension({
   commands: [
     {
       id: COMMAND,
-      label: "Finish this one: the draft's seed, as a final",
+      label: "Finish: the picked drafts, or the one that the selected node shows",
       icon: "pi pi-check-circle",
       function: finishSelected,
     },
   ],
   keybindings: [{ commandId: COMMAND, combo: { key: "Enter", alt: true, shift: true } }],
   menuCommands: [{ path: ["Edit", "DDIM drafts"], commands: [COMMAND] }],
-  getNodeMenuItems: (node) =>
-    draftOf(node) ? [{ content: "Finish this one", callback: () => finish(node) }] : [],
+  actionBarButtons: [
+    {
+      icon: "pi pi-check-circle",
+      label: "Finish",
+      tooltip: "Finish the picked drafts, or the one that the selected node shows (Alt+Shift+Enter)",
+      class: "ddim-drafts",
+      onClick: finishSelected,
+    },
+  ],
+  getNodeMenuItems: (node) => (draftOf(node) ? [{ content: BUTTON, callback: () => finish(node) }] : []),
   getSelectionToolboxCommands: (item) => (draftOf(item) ? [COMMAND] : []),
+  nodeCreated(node) {
+    // a button on the node itself, while it shows a draft
+    if (node.constructor.nodeData?.output_node)
+      watch(
+        node,
+        () => Boolean(draftOf(node)),
+        (shown) => showButton(node, shown),
+      );
+  },
   setup() {
     api.addEventListener("executed", ({ detail }) => {
       if (!detail?.output?.images?.length) return;
@@ -40,75 +61,77 @@ app.registerExtension({
  */
 function draftOf(node) {
   if (!document.body.classList.contains("ddim-has-switch")) return;
-  const id = [...everyNode()].find(([, each]) => each === node)?.[0];
+  const id = idOf(node);
   const run = pictures.get(id);
   const shown = app.nodeOutputs?.[id]?.images?.[0]; // another open workflow may have a node of the same id
   if (!run || (shown && shown.filename !== run.images[0].filename)) return;
-  return run;
+  return { ...run, id };
 }
 
-function finishSelected() {
-  const selected = Object.values(app.canvas.selected_nodes ?? {}).filter(draftOf);
-  const node =
-    selected[0] ??
-    [...everyNode()]
-      .map(([, each]) => each)
-      .filter(draftOf)
-      .at(-1);
+function showButton(node, shown) {
+  const there = node.widgets?.find((widget) => widget.name === BUTTON);
+  if (Boolean(there) === shown) return;
+  if (there) node.removeWidget(there);
+  else {
+    const button = node.addWidget("button", BUTTON, null, () => finish(node), { serialize: false });
+    button.serialize = false;
+  }
+  node.setDirtyCanvas(true, true);
+}
+
+/** What is picked on sheets, else what the selected node shows, else the last picture of a draft. */
+async function finishSelected() {
+  if (await finishAllPicked()) return;
+  const shown = [...everyNode()].map(([, node]) => node).filter(draftOf);
+  const node = shown.find((each) => each.id in (app.canvas.selected_nodes ?? {})) ?? shown.at(-1);
   if (node) return finish(node);
   notify(
     "warn",
-    "No picture of a draft",
-    "Queue a draft first, then select the node that shows its picture.",
+    "Nothing to finish",
+    "Pick a draft on the contact sheet, or select a node that shows a draft.",
   );
 }
 
 async function finish(node) {
   const run = draftOf(node);
-  const history = run && (await (await api.fetchApi(`/history/${run.prompt}`)).json());
-  const prompt = history?.[run.prompt]?.prompt?.[2];
-  if (!prompt) return notify("warn", "No record of that draft", "The server's history no longer holds it.");
-  const changed = asOneStep(() => {
-    const count = loadSeeds(prompt);
-    turnAll(true);
-    return count;
-  });
-  notify(
-    "info",
-    "Finishing this one",
-    changed ? "Its seed is loaded and held (fixed)." : "No seed in this graph belongs to it.",
-  );
-  await app.queuePrompt(0, 1);
-}
-
-/** Give the graph's seeds the values of a queued prompt, and hold them there; how many there were. */
-function loadSeeds(prompt) {
-  let count = 0;
-  for (const [id, node] of everyNode()) {
-    const queued = prompt[id];
-    if (!queued || queued.class_type !== node.comfyClass) continue;
-    for (const widget of node.widgets ?? []) {
-      if (!isSeed(widget) || typeof queued.inputs[widget.name] !== "number") continue;
-      const [owner, seed] = origin(node, widget);
-      setWidget(owner, seed, queued.inputs[widget.name]);
-      const control = widgetOf(owner, "control_after_generate");
-      if (control) setWidget(owner, control, "fixed");
-      count += 1;
-    }
+  const record = run && (await recordOf(run.prompt));
+  if (!record) return notify("warn", "No record of that draft", "The server's history no longer holds it.");
+  const number = run.images.length > 1 && node.imageIndex != null ? node.imageIndex : undefined;
+  beginStep();
+  try {
+    const problem = await withSeeds(record.prompt, run.id, () =>
+      turned(true, () => (number === undefined ? queue() : queueOne(number))),
+    );
+    if (problem) return notify("warn", "Nothing was queued", problem);
+    notify(
+      "info",
+      "Finishing",
+      number === undefined ? "Its final is queued." : `Picture ${number + 1} is queued.`,
+    );
+  } finally {
+    endStep();
   }
-  return count;
 }
-
-const isSeed = (widget) =>
-  /(^|_)seed$/.test(widget.name) ||
-  widget.linkedWidgets?.some((each) => each.name === "control_after_generate");
 
 /**
- * The node and widget that hold a seed: a Primitive node's where one feeds it (the queue sees its value
- * inline).
+ * Queue the finals of picture `number` (from 0) of a batch alone: in the prompt, the first samplers of each
+ * final are given that picture of their latent_image.
  */
-function origin(node, widget) {
-  const slot = linkedSlot(node, widget.name);
-  const from = slot >= 0 ? node.getInputNode(slot) : undefined;
-  return from?.widgets?.length ? [from, from.widgets[0]] : [node, widget];
+async function queueOne(number) {
+  const { output, workflow } = await app.graphToPrompt();
+  const isSampler = (id) => Array.isArray(output[id].inputs.latent_image);
+  for (const id of nodesOf(SWITCH).map(idOf)) {
+    const samplers = [...behind(output, output[id]?.inputs.final?.[0])].filter(isSampler);
+    for (const sampler of samplers) {
+      const source = output[sampler].inputs.latent_image;
+      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked already
+      output[`${sampler}:pick`] = {
+        class_type: "LatentFromBatch",
+        inputs: { samples: source, batch_index: number, length: 1 },
+        _meta: { title: `Picture ${number + 1}` },
+      };
+      output[sampler].inputs.latent_image = [`${sampler}:pick`, 0];
+    }
+  }
+  await api.queuePrompt(0, { output, workflow });
 }

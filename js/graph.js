@@ -3,17 +3,26 @@
 
 import { app } from "../../scripts/app.js";
 
+/** The whole graph, whichever subgraph is open. */
+export const rootGraph = () => app.rootGraph ?? app.graph;
+
 /**
- * [execution id, node] of every node, those inside subgraphs included: "7", or "12:7" for node 7 of subgraph
- * node 12.
+ * [execution id, node, subgraph nodes around it] of every node, those inside subgraphs included: "7", or
+ * "12:7" for node 7 of subgraph node 12.
  */
-export function* everyNode(graph = app.graph, prefix = "") {
+export function* everyNode(graph = rootGraph(), prefix = "", around = []) {
   for (const node of graph?.nodes ?? []) {
     const id = `${prefix}${node.id}`;
-    yield [id, node];
-    if (node.subgraph) yield* everyNode(node.subgraph, `${id}:`);
+    yield [id, node, around];
+    if (node.subgraph) yield* everyNode(node.subgraph, `${id}:`, [...around, node]);
   }
 }
+
+export const idOf = (node) => [...everyNode()].find(([, each]) => each === node)?.[0];
+
+/** The nodes of one type. */
+export const nodesOf = (type) =>
+  [...everyNode()].map(([, node]) => node).filter((node) => node.comfyClass === type);
 
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
@@ -63,21 +72,29 @@ export function chain(node, name, after) {
   };
 }
 
+/** Queue the graph as it stands now. The page queues what comes while it is busy later, from a later graph. */
+export async function queue() {
+  while (app.processingQueue) await new Promise((resolve) => setTimeout(resolve, 20));
+  await app.queuePrompt(0, 1);
+}
+
 /**
  * Put an element below the node's widgets: a DOM widget, which both renderers show. It is no input: neither
- * workflow files nor prompts hold it. `height` is in pixels of an unzoomed canvas.
+ * workflow files nor prompts hold it. `height` is in pixels of an unzoomed canvas; a part that `grows` takes
+ * what the node has, and stays when the canvas is far away.
  */
-export function addPart(node, name, element, height) {
+export function addPart(node, name, element, height, grows = false) {
   // else the press would drag the node
   const keepFromNode = (event) => event.button === 0 && event.stopPropagation();
   element.classList.add("ddim-part");
+  if (grows) element.classList.add("widget-expands"); // Nodes 2.0's own mark for this
   element.addEventListener("pointerdown", keepFromNode);
   const options = {
     serialize: false,
-    hideOnZoom: true,
+    hideOnZoom: !grows,
     margin: 6,
     getMinHeight: () => height,
-    getMaxHeight: () => height,
+    ...(grows ? {} : { getMaxHeight: () => height }),
   };
   const widget = node.addDOMWidget(name, "ddim", element, options);
   widget.serialize = false;
@@ -86,6 +103,12 @@ export function addPart(node, name, element, height) {
     node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
   };
   chain(node, "onConfigure", grow); // a file may come from a page without this part
+  // Nodes 2.0 goes on showing the part of the node that had this id before undo or a change of tabs
+  const show = () =>
+    element.isConnected ||
+    document.querySelector(`[data-node-id="${node.id}"] .ddim-${name}`)?.replaceWith(element);
+  element.classList.add(`ddim-${name}`);
+  chain(node, "onAdded", () => setTimeout(show, 100));
   grow();
   return widget;
 }

@@ -76,6 +76,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "probe_images",
+                    display_name="pictures",
                     default=4,
                     min=1,
                     max=64,

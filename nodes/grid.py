@@ -33,14 +33,18 @@ class DDIMDialGrid(io.ComfyNode):
                     default="eta",
                     tooltip="The dial that changes from left to right.",
                 ),
-                io.String.Input("across_values", default="0, .3, 1", tooltip=VALUES_TOOLTIP),
+                io.String.Input(
+                    "across_values", display_name="values", default="0, .3, 1", tooltip=VALUES_TOOLTIP
+                ),
                 io.Combo.Input(
                     "down",
                     options=list(grid.DIALS),
                     default="steps",
                     tooltip="The dial that changes from top to bottom.",
                 ),
-                io.String.Input("down_values", default="8, 12, 30", tooltip=VALUES_TOOLTIP),
+                io.String.Input(
+                    "down_values", display_name="values", default="8, 12, 30", tooltip=VALUES_TOOLTIP
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,

@@ -68,6 +68,7 @@ def solver_inputs():
         ),
         io.Int.Input(
             "max_iterations",
+            display_name="iterations",
             default=40,
             min=1,
             max=1000,
@@ -78,6 +79,7 @@ def solver_inputs():
         ),
         io.Boolean.Input(
             "measure_round_trip",
+            display_name="round trip",
             default=False,
             tooltip=(
                 "Sample once more from the noise and report how far the picture that comes back is from the"
@@ -97,6 +99,7 @@ def solver_inputs():
         ),
         io.Int.Input(
             "refine_sigmas",
+            optional=True,  # files from before it load without it
             default=0,
             min=0,
             max=1000,

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..ddim.jump import VARIANCES
 from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
-from ..host import sampler, schedule
+from ..host import routes, sampler, schedule
 from ..host.sampler import NOISE_DEVICES, Options
 from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
@@ -137,7 +137,6 @@ class DDIMKSampler(io.ComfyNode):
             node_id="DDIMKSampler",
             display_name="DDIM KSampler",
             search_aliases=["eta", "ddpm", "draft"],
-            has_intermediate_output=True,
             description=(
                 "Sample with DDIM in one node. The starting noise is the one KSampler draws for the same"
                 " seed, so a draft here and a final there belong together."
@@ -181,7 +180,8 @@ class DDIMKSampler(io.ComfyNode):
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
         note = schedule.note_on(model, visited, stride, denoise)
-        return io.NodeOutput(*sampled, ui=schedule.shown(sigmas, note))
+        routes.tell_sigmas(model, sigmas, note)
+        return io.NodeOutput(*sampled)
 
 
 NODES = [DDIMSampler, DDIMKSampler]

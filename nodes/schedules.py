@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..host import schedule
+from ..host import routes, schedule
 from .finite import finite
 from .inputs import denoise_input, stride_input
 from .schema import schema
@@ -15,7 +15,6 @@ class DDIMStrideScheduler(io.ComfyNode):
             node_id="DDIMStrideScheduler",
             display_name="DDIM Stride Scheduler",
             search_aliases=["timesteps", "spacing", "trailing", "ddim_uniform"],
-            has_intermediate_output=True,
             description=(
                 "DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler."
                 " Steps are model calls, exactly."
@@ -44,7 +43,8 @@ class DDIMStrideScheduler(io.ComfyNode):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         note = schedule.note_on(model, visited, stride, denoise)
         text = ", ".join(map(str, visited)) + (f"\n# {note}" if note else "")
-        return io.NodeOutput(sigmas, text, ui=schedule.shown(sigmas, note))
+        routes.tell_sigmas(model, sigmas, note)
+        return io.NodeOutput(sigmas, text)
 
 
 class DDIMCustomSchedule(io.ComfyNode):
@@ -54,7 +54,6 @@ class DDIMCustomSchedule(io.ComfyNode):
             node_id="DDIMCustomSchedule",
             display_name="DDIM Custom Schedule",
             search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
-            has_intermediate_output=True,
             description=(
                 "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
                 " is added."
@@ -79,7 +78,8 @@ class DDIMCustomSchedule(io.ComfyNode):
     @classmethod
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
-        return io.NodeOutput(sigmas, ui=schedule.shown(sigmas))
+        routes.tell_sigmas(model, sigmas)
+        return io.NodeOutput(sigmas)
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]

@@ -12,6 +12,8 @@ import pytest
 import torch
 from comfy.k_diffusion.sampling import sample_dpmpp_2m
 from comfy.model_base import ModelType
+from comfy_extras import nodes_easycache
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from ddim_toolkit.ddim import adaptive
 from ddim_toolkit.ddim.forecast import Forecast
 from ddim_toolkit.ddim.multistep import PLMS, DPMSolver2M
@@ -427,6 +429,37 @@ def test_bad_numbers_are_named_before_any_model_call(given, named):
             EMPTY,
             **{"steps": 4, "probe_steps": 16} | given,
         )
+
+
+@pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
+def test_a_cache_between_model_calls_is_refused_by_name(node):
+    cached = getattr(nodes_easycache, node).execute(analytic.model(), 0.2, 0.15, 0.95, False).args[0]
+    with pytest.raises(ValueError, match="model: EasyCache and LazyCache answer a call from those before it"):
+        probe.measured_schedule(
+            cached, analytic.CONDITIONING, analytic.CONDITIONING, 1.0, EMPTY, 4, probe_steps=8
+        )
+
+
+def test_context_windows_are_measured_like_the_model():
+    """A model that looks at each element alone; the host found no step for the sigmas of true runs."""
+    model = analytic.model(ModelType.FLOW, torch.full((1, 4, 1, 8, 8), 0.3))
+    window = (2, 1, "standard_static", 1, False, "pyramid", 2)
+    windowed = ContextWindowsManualNode.execute(model, *window).args[0]
+    found = [
+        probe.measured_schedule(
+            each,
+            analytic.CONDITIONING,
+            analytic.CONDITIONING,
+            1.0,
+            {"samples": torch.zeros(1, 4, 4, 8, 8)},
+            4,
+            probe_steps=8,
+            images=1,
+            refine=1,
+        )[0]
+        for each in (model, windowed)
+    ]
+    torch.testing.assert_close(*found)
 
 
 def test_nan_of_the_model_is_named():

@@ -69,12 +69,15 @@ class Slot:
 class Crew:
     """N workers, each an actor with a ComfyUI of its own.
 
-    comfyui and arguments are those of `Worker`; environment holds what its process needs beside.
+    comfyui and arguments are those of `Worker`; environment holds what its process needs beside. Another
+    class as `worker` measures what the crew itself costs.
     """
 
-    def __init__(self, workers: int, comfyui: Path, arguments: list[str], environment: dict):
+    def __init__(
+        self, workers: int, comfyui: Path, arguments: list[str], environment: dict, worker: type = Worker
+    ):
         self.place = (str(comfyui), arguments)
-        self.maker = ray.remote(Worker).options(
+        self.maker = ray.remote(worker).options(
             num_cpus=1,
             num_gpus=1 if gpus() else 0,
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT), **environment}},

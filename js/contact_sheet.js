@@ -1,0 +1,165 @@
+// The contact sheet's part on its node: drafts as a grid, picked with a click, finished with one.
+
+import { app } from "../../scripts/app.js";
+import { SHEET } from "./drafts.js";
+import {
+  addPart,
+  asOneStep,
+  beginStep,
+  chain,
+  endStep,
+  idOf,
+  linkedSlot,
+  nodesOf,
+  notify,
+  queue,
+  rootGraph,
+  setWidget,
+  widgetOf,
+} from "./graph.js";
+import { hold, holder, release, untouched, withSeeds } from "./seeds.js";
+import { listenForRuns, runsOf } from "./sheet_runs.js";
+import { sheetView } from "./sheet_view.js";
+import { watch } from "./watch.js";
+
+const HEIGHT = 300;
+const SIZE = [800, 620]; // two rows of four squares
+const sheets = new Set();
+
+app.registerExtension({
+  name: "DDIMToolkit.ContactSheet",
+  nodeCreated(node) {
+    if (node.comfyClass === SHEET) addSheet(node);
+  },
+  setup() {
+    listenForRuns(() => sheets.forEach((sheet) => sheet.look()));
+  },
+});
+
+/** Finish what is picked on all sheets of the graph; false where nothing is. */
+export async function finishAllPicked() {
+  const picked = [...sheets].filter((sheet) => sheet.runs().some((run) => run.picked.size));
+  for (const sheet of picked) await sheet.finishPicked();
+  return picked.length > 0;
+}
+
+function addSheet(node) {
+  const picks = widgetOf(node, "picks");
+  const columns = widgetOf(node, "columns");
+  const name = () => `${rootGraph().id}:${idOf(node)}`; // survives undo and tabs, which make new nodes
+  const runs = () => runsOf(name());
+  // the run whose picks the widget holds, and whose seeds the graph
+  const loaded = () => (holder() === name() ? runs().find((run) => run === runs().loaded) : undefined);
+  const view = sheetView({
+    toggle,
+    finish: (run, number) => finish([[run, [number]]]),
+    finishPicked,
+    copyDials,
+  });
+  let seen; // what `picks` said when the marks were made
+
+  function toggle(run, number) {
+    if (!run.picked.delete(number)) run.picked.add(number);
+    asOneStep(() => load(run.picked.size ? run : nextPicked()));
+  }
+
+  const nextPicked = () => runs().find((run) => run.picked.size);
+
+  /** What Run would queue now: the picks of a run with its seeds, or no picks with the graph's own seeds. */
+  function load(run) {
+    release(name());
+    const problem = run && (linkProblem() ?? hold(name(), run.prompt, run.id));
+    if (problem) {
+      notify("warn", "Not picked", problem);
+      run.picked.clear();
+    }
+    runs().loaded = problem ? undefined : run;
+    write(loaded() ? textOf(loaded().picked) : "");
+    view.mark(runs());
+  }
+
+  function write(text) {
+    setWidget(node, picks, text);
+    seen = text;
+  }
+
+  const linkProblem = () =>
+    linkedSlot(node, "picks") >= 0 ? "picks comes from a link, which decides." : undefined;
+
+  function finishPicked() {
+    const picked = runs().filter((run) => run.picked.size);
+    return finish(picked.map((run) => [run, [...run.picked]]));
+  }
+
+  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, and they are not picked. */
+  async function finish(choices) {
+    beginStep();
+    try {
+      for (const [run, numbers] of choices) {
+        const problem =
+          linkProblem() ??
+          (await withSeeds(run.prompt, run.id, async () => {
+            write(textOf(numbers));
+            await queue();
+          }));
+        if (problem) {
+          notify("warn", "Nothing was queued", problem);
+          continue;
+        }
+        numbers.forEach((number) => run.picked.delete(number));
+        notify("info", "Finishing", [`Picture ${textOf(numbers)}`, run.seed].filter(Boolean).join(", "));
+      }
+      load(nextPicked());
+    } finally {
+      endStep();
+    }
+  }
+
+  /** What the user typed, or undo brought back: picks of the run whose seeds the graph has. */
+  function read() {
+    seen = picks.value;
+    const former = loaded();
+    const run = runs().find((each) => untouched(each.prompt));
+    const numbers = (picks.value.match(/\d+/g) ?? []).map(Number);
+    if (former && former !== run) former.picked.clear();
+    if (run) run.picked = new Set(numbers.filter((number) => number >= 1 && number <= run.pictures.length));
+    if (!numbers.length) release(name());
+    runs().loaded = numbers.length ? run : undefined;
+  }
+
+  // after Run, too, what was picked is finished
+  picks.afterQueued = () => {
+    const run = loaded();
+    if (!run) return;
+    run.picked.clear();
+    load(nextPicked());
+  };
+
+  const look = watch(
+    node,
+    () => `${picks.value} ${columns.value} ${name()} ${runs().version}`,
+    () => {
+      if (picks.value !== seen) read();
+      view.show(runs(), columns.value);
+    },
+  );
+  const sheet = { look, runs, finishPicked };
+  chain(node, "onAdded", () => sheets.add(sheet));
+  chain(node, "onRemoved", () => sheets.delete(sheet));
+  addPart(node, "contact_sheet", view.element, HEIGHT, true);
+  node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
+}
+
+/** The dials of one picture of a dial grid, onto the selected DDIM KSampler, or the only one. */
+function copyDials(run, number) {
+  const all = nodesOf("DDIMKSampler");
+  const selected = all.filter((node) => node.id in (app.canvas.selected_nodes ?? {}));
+  const [target, ...others] = selected.length ? selected : all;
+  if (!target || others.length)
+    return notify("warn", "Which one?", "Select the DDIM KSampler that is to have these dials.");
+  const dials = Object.entries(run.dials[number - 1]).filter(([name]) => widgetOf(target, name));
+  asOneStep(() => dials.forEach(([name, value]) => setWidget(target, widgetOf(target, name), value)));
+  notify("info", "Dials copied", dials.map(([name, value]) => `${name} ${value}`).join(", "));
+}
+
+const textOf = (numbers) => [...numbers].sort((a, b) => a - b).join(", ");

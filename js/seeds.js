@@ -1,0 +1,199 @@
+// The seeds behind a picture: what the queue's record of its run says of them, and holding the graph's seeds
+// at those values until its final is queued.
+
+import { api } from "../../scripts/api.js";
+import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, widgetOf } from "./graph.js";
+
+const SEED = /(^|_)seed$/;
+const SUBGRAPH_INPUT = -10; // the host's id of a subgraph's input side
+const records = new Map(); // of prompts, by their ids
+const KEPT = 200;
+
+/**
+ * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where the
+ * server no longer has it.
+ */
+export async function recordOf(id) {
+  if (!records.has(id)) {
+    const { queue_running, queue_pending } = await ask("/queue");
+    const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
+    const entry = queued ?? (await ask(`/history/${id}`))[id]?.prompt;
+    if (!entry) return;
+    records.set(id, { prompt: entry[2], workflow: entry[3]?.extra_pnginfo?.workflow?.id });
+    if (records.size > KEPT) records.delete(records.keys().next().value);
+  }
+  return records.get(id);
+}
+
+const ask = async (path) => (await api.fetchApi(path)).json();
+
+const isLink = (value) => Array.isArray(value) && value.length === 2;
+
+/** The ids of all nodes that a node's result comes from, itself among them. */
+export function behind(prompt, id, found = new Set()) {
+  if (!(id in prompt) || found.has(id)) return found;
+  found.add(id);
+  for (const value of Object.values(prompt[id].inputs)) if (isLink(value)) behind(prompt, value[0], found);
+  return found;
+}
+
+/** [node id, input, value] of the seeds in a prompt: of that name, or what feeds an input of that name. */
+export function seedsIn(prompt, ids = Object.keys(prompt)) {
+  const found = new Map();
+  for (const id of ids)
+    for (const name of Object.keys(prompt[id].inputs).filter((each) => SEED.test(each))) {
+      const seed = follow(prompt, id, name);
+      if (seed) found.set(`${seed[0]} ${seed[1]}`, seed);
+    }
+  return [...found.values()];
+}
+
+function follow(prompt, id, name) {
+  const value = prompt[id].inputs[name];
+  if (typeof value === "number") return [id, name, value];
+  const inputs = isLink(value) ? (prompt[value[0]]?.inputs ?? {}) : {};
+  const numbers = Object.keys(inputs).filter((each) => typeof inputs[each] === "number");
+  const next = Object.keys(inputs).find((each) => SEED.test(each)) ?? (numbers.length === 1 && numbers[0]);
+  return next ? follow(prompt, value[0], next) : undefined; // else it is computed from other numbers
+}
+
+/** A widget that changes another one after each run, known by its choices: hosts name it in several ways. */
+const isControl = (widget) =>
+  ["fixed", "randomize"].every((mode) => widget?.options?.values?.includes?.(mode));
+
+export const controlOf = (node, widget) =>
+  [...(widget.linkedWidgets ?? []), node.widgets[node.widgets.indexOf(widget) + 1]].find(isControl);
+
+/**
+ * {node, widget, control} that hold a node's input: a Primitive node's where one feeds it, a subgraph node's
+ * where it is promoted. Undefined where nothing does.
+ */
+function locate(node, around, name) {
+  const widget = widgetOf(node, name);
+  const control = widget && controlOf(node, widget);
+  const slot = linkedSlot(node, name);
+  if (slot < 0) return widget && { node, widget, control };
+  const link = node.graph.getLink(node.inputs[slot].link);
+  if (link?.origin_id === SUBGRAPH_INPUT && around.length) {
+    const outer = locate(around.at(-1), around.slice(0, -1), around.at(-1).inputs[link.origin_slot].name);
+    return outer && { ...outer, control: outer.control ?? control };
+  }
+  const from = node.getInputNode(slot);
+  const held = from?.widgets?.[0];
+  return held && { node: from, widget: held, control: controlOf(from, held) };
+}
+
+/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if it is gone. */
+function placesOf(prompt) {
+  const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
+  const placeOf = (id, input) => {
+    const found = nodes.get(id);
+    return found?.node.comfyClass === prompt[id].class_type
+      ? locate(found.node, found.around, input)
+      : undefined;
+  };
+  const seeds = seedsIn(prompt).map(([id, input, value]) => ({ id, input, value }));
+  const known = new Set(seeds.map(({ id, input }) => `${id} ${input}`));
+  for (const [id, { node }] of nodes)
+    // whatever else changes by itself from run to run
+    for (const [input, value] of Object.entries(prompt[id]?.inputs ?? {})) {
+      if (typeof value !== "number" || known.has(`${id} ${input}`)) continue;
+      const control = widgetOf(node, input) && placeOf(id, input)?.control;
+      if (control && control.value !== "fixed") seeds.push({ id, input, value });
+    }
+  return seeds.map((seed) => ({ ...seed, place: placeOf(seed.id, seed.input) }));
+}
+
+/** Every number of the graph's widgets, by node id and name. */
+export function numbersNow() {
+  const found = new Map();
+  for (const [id, node] of everyNode())
+    for (const { name, value } of node.widgets ?? [])
+      if (typeof value === "number") found.set(`${id} ${name}`, value);
+  return found;
+}
+
+/** Whether the graph's seeds are a prompt's, or what they were at an earlier `numbersNow`. */
+export function untouched(prompt, before = new Map()) {
+  return placesOf(prompt).every(({ value, place }) => {
+    const now = place?.widget.value;
+    return !place || now === value || now === before.get(`${idOf(place.node)} ${place.widget.name}`);
+  });
+}
+
+// graph id -> {owner, seeds: [{id, input, class_type, value, before, control}]}: what is held, by ids: undo
+// and tabs make new nodes
+const held = new Map();
+
+/**
+ * Give the graph's seeds the values of a run, and hold them there (fixed) until `release(owner)`. Returns why
+ * not, where a seed behind the picture of node `id` has no place in the graph, or there is none at all.
+ */
+export function hold(owner, prompt, id) {
+  release();
+  const upstream = behind(prompt, id);
+  const places = placesOf(prompt);
+  const mine = places.filter((seed) => upstream.has(seed.id));
+  const gone = mine.find(({ place }) => !place);
+  if (gone) {
+    const { _meta, class_type } = prompt[gone.id];
+    return `Its seed came from ${_meta?.title ?? class_type}, which is no longer in this graph.`;
+  }
+  if (!mine.length) return "No seed in this graph belongs to it.";
+  asOneStep(() => {
+    const seeds = places
+      .filter(({ place }) => place)
+      .map(({ id, input, value, place: { node, widget, control } }) => {
+        const before = { id, input, value, before: widget.value, control: control?.value };
+        setWidget(node, widget, value);
+        if (control) setWidget(node, control, "fixed");
+        return { ...before, class_type: prompt[id].class_type };
+      });
+    held.set(rootGraph().id, { owner, prompt, id, seeds });
+  });
+}
+
+/** Seeds back to what they were, with the control they had; what the user changed meanwhile stays. */
+export function release(owner) {
+  const { owner: by, seeds } = held.get(rootGraph().id) ?? {};
+  if (!seeds || (owner !== undefined && owner !== by)) return;
+  held.delete(rootGraph().id);
+  const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
+  asOneStep(() => {
+    for (const { id, input, class_type, value, before, control } of seeds) {
+      const found = nodes.get(id);
+      const place = found?.node.comfyClass === class_type && locate(found.node, found.around, input);
+      if (!place) continue;
+      if (place.widget.value === value) setWidget(place.node, place.widget, before);
+      if (place.control?.value === "fixed") setWidget(place.node, place.control, control);
+    }
+  });
+}
+
+/** Who holds the seeds of this graph now. */
+export const holder = () => held.get(rootGraph().id)?.owner;
+
+/**
+ * Do something while the seeds of a run are held, then hold what was held before. Returns why not, where it
+ * cannot. The undo has nothing of it: in the end the graph is as it was.
+ */
+export async function withSeeds(prompt, id, action) {
+  let problem;
+  await withFreeSeeds(async () => {
+    problem = hold(action, prompt, id);
+    if (!problem) await action();
+  });
+  return problem;
+}
+
+/** Do something while no seed is held, then hold what was held before. */
+export async function withFreeSeeds(action) {
+  const former = held.get(rootGraph().id);
+  release();
+  try {
+    await action();
+  } finally {
+    release();
+    if (former) hold(former.owner, former.prompt, former.id);
+  }
+}
