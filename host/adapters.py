@@ -2,10 +2,11 @@
 
 import inspect
 from contextlib import contextmanager
+from functools import partial
 
 import comfy.weight_adapter
 import torch
-from comfy_extras import nodes_train
+from torch.utils.checkpoint import checkpoint
 
 
 class Student:
@@ -53,14 +54,15 @@ def adapter(name, weight, rank, seed, start):
     yet."""
     lora = comfy.weight_adapter.LoRAAdapter
     known = start and lora.load(name, start, float(start.get(f"{name}.alpha", rank)), None)
-    if known:
-        return known.to_train().float()
-    made = lora.create_train(weight, rank, float(rank)).float()  # alpha = rank: the update is up @ down
-    draw = torch.randn(made.lora_down.weight.shape, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():  # the host draws from the global generator, and makes up the random one
-        made.lora_down.weight.copy_(draw / draw.shape[1] ** 0.5)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():  # the host draws from the global generator
+        torch.manual_seed(seed)
+        if known:
+            return known.to_train().float()
+        made = lora.create_train(weight, rank, float(rank)).float()  # alpha = rank: the update is up @ down
+        # The host makes up the random one; then the rate that suits depends on the number of inputs.
+        made.lora_down.weight.normal_().div_(made.lora_down.weight.shape[1] ** 0.5)
         made.lora_up.weight.zero_()
-    return made
+        return made
 
 
 class Read:
@@ -78,14 +80,21 @@ class Read:
 
 @contextmanager
 def checkpointed(student, wanted):
-    """The backward pass computes each block's activations again, by the host's own training helpers."""
-    network = student.model.model.diffusion_model
-    find = getattr(nodes_train, "find_modules_at_depth", None)  # of newer hosts; depth 1 is the network
-    blocks = find(network, 2) if find else nodes_train.find_all_highest_child_module_with_forward(network)
+    """The backward pass computes each block's activations again, so that those of one are held at a time."""
+    found = list(blocks(student.model.model.diffusion_model)) if wanted else []
     try:
-        for block in blocks if wanted else ():
-            nodes_train.patch(block)
+        for block in found:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         yield
     finally:
-        for block in blocks if wanted else ():
-            nodes_train.unpatch(block)
+        for block in found:
+            del block.forward
+
+
+def blocks(network):
+    """The topmost modules that are more than a list of others."""
+    for child in network.children():
+        if isinstance(child, (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)):
+            yield from blocks(child)
+        else:
+            yield child

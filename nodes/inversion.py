@@ -99,6 +99,7 @@ def solver_inputs():
         ),
         io.Int.Input(
             "refine_sigmas",
+            optional=True,  # files from before it load without it
             default=0,
             min=0,
             max=1000,

@@ -135,6 +135,8 @@ def test_the_limit_of_model_calls_is_checked_before_the_first():
         (("seed", "101 random", "steps", "8"), "across_values asks for 101 values"),
         (("eta", "0 " * 101, "steps", "8"), "across_values asks for 101 values"),
         (("eta", "steps: 8", "steps", "8"), "across_values begins with 'steps', but its dial is eta"),
+        (("eta", "0", None, "1"), "down is None; allowed are eta, steps, cfg, stride, order, seed"),
+        (("seed", "9" * 5000 + " random", "eta", "1"), "across_values holds '999"),
         (("eta", "0", "eta", "1"), "across and down are both eta; they must be two dials"),
     ],
 )
