@@ -6,6 +6,7 @@ towards another guess D of x0: slope = (x - D) / sigma.
 """
 
 from collections.abc import Callable
+from math import log
 from typing import Protocol
 
 import torch
@@ -60,5 +61,22 @@ class PLMS:
             for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True):
                 towards.add_(slope, alpha=-sigmas[i] * weight)
             return towards
+
+        return towards
+
+
+class DPMSolver2M:
+    """x0_hat extrapolated in log sigma, the host's dpmpp_2m: Lu et al. (2211.01095), algorithm 2."""
+
+    def begin(self, sigmas):
+        before = None  # x0_hat of the step before
+
+        def towards(i, x, x0):
+            nonlocal before
+            last, before = before, x0
+            if last is None or sigmas[i + 1] == 0:
+                return x0
+            ratio = log(sigmas[i] / sigmas[i + 1]) / (2 * log(sigmas[i - 1] / sigmas[i]))
+            return torch.lerp(last, x0, 1 + ratio)
 
         return towards

@@ -9,12 +9,11 @@ import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
-from comfy.k_diffusion.sampling import sample_dpmpp_2m
 
 from ..ddim.checks import allowed, within
 from ..ddim.measured.coefficients import Coefficients
 from ..ddim.measured.schedule import CRITERIA, Measured, measure, run
-from ..ddim.multistep import PLMS
+from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
 from .measured import Guidance, Recipe, kind, rounded
 from .model import check_no_cache, model_sampling
@@ -117,7 +116,10 @@ def measured_schedule(
     if sampler_name == "dpmpp_2m" and order != 2:
         raise ValueError(f"order is {order}; dpmpp_2m is of order 2")
     ddim = "euler" if order == 1 or sampler_name != "DDIM" else f"DDIM Sampler of order {order}"
-    samplers = {ddim: partial(run, solver=PLMS(order if sampler_name == "DDIM" else 1)), "dpmpp_2m": dpmpp_2m}
+    samplers = {
+        ddim: partial(run, solver=PLMS(order if sampler_name == "DDIM" else 1)),
+        "dpmpp_2m": partial(run, solver=DPMSolver2M()),
+    }
     used, extrapolated = {
         "DDIM": (ddim, "slope" if order > 1 else None),
         "dpmpp_2m": ("dpmpp_2m", "x0_hat"),
@@ -195,15 +197,6 @@ def measured_schedule(
     weights = rounded(measured.coefficients.weights)
     coefficients = Coefficients(tuple(sigmas.tolist()), weights, measured.coefficients.guided)
     return sigmas, Recipe(coefficients, kind(model.model), float(cfg)), measured
-
-
-def dpmpp_2m(denoise, x, sigmas):
-    """The host's sampler, called as ours are."""
-
-    def model(x, sigma, **_):
-        return denoise(x, float(sigma[0]))
-
-    return sample_dpmpp_2m(model, x, x.new_tensor(sigmas), disable=True)
 
 
 def as_sigmas(levels):

@@ -18,7 +18,7 @@ from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from ddim_toolkit.ddim.measured import schedule as measuring
 from ddim_toolkit.ddim.measured.coefficients import RIDGE, Coefficients, Fit, Measured
 from ddim_toolkit.ddim.measured.reference import integrals, reference_run
-from ddim_toolkit.ddim.multistep import PLMS
+from ddim_toolkit.ddim.multistep import PLMS, DPMSolver2M
 from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
 from ddim_toolkit.host.noise import latent_noise
@@ -138,7 +138,7 @@ def test_true_run_is_what_the_hosts_sampler_does(kind, order, name):
     model = analytic.model(kind, analytic.four_modes())
     samples = torch.zeros(2, 4, 8, 8)
     noise = comfy.sample.prepare_noise(samples, 3)
-    taken = probe.dpmpp_2m if order is None else partial(measuring.run, solver=PLMS(order))
+    taken = partial(measuring.run, solver=DPMSolver2M() if order is None else PLMS(order))
 
     def ours(model, x, sigmas, extra_args, **_):
         def denoise(x, sigma):
