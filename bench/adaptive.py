@@ -106,7 +106,7 @@ def subjects(shipped):
         yield f"mixture, {kind.name.lower()}", model, given, given, 1.0, latent, 16, 512
     for caption in MEASURED_ON[:2]:
         positive = shipped.encode(caption)
-        yield caption, shipped.model, positive, shipped.negative, CFG, shipped.latent, 4, 4
+        yield f"shipped, {caption}", shipped.model, positive, shipped.negative, CFG, shipped.latent, 4, 4
 
 
 def compare(name, model, positive, negative, cfg, latent, probed, compared):
@@ -157,14 +157,14 @@ def best(rows):
     return found
 
 
-def captions(shipped, steps=(3, 4, 5, 8), copies=2):
+def captions(shipped, steps=(3, 5, 8)):
     """Rows as of `compare`, with sharpness: measured on twelve captions, a picture of each, tried on
     others."""
     import comfy.sample
     from ddim_toolkit.host import measured, probe
 
-    positive = shipped.encode(*(caption for caption in TRIED_ON for _ in range(copies)))
-    noise = comfy.sample.prepare_noise(torch.zeros(copies * len(TRIED_ON), 4, 16, 16), UNSEEN)
+    positive = shipped.encode(*TRIED_ON)
+    noise = comfy.sample.prepare_noise(torch.zeros(len(TRIED_ON), 4, 16, 16), UNSEEN)
     reference = sample(shipped.model, *fine(shipped.model), positive, shipped.negative, CFG, noise)
     sharp, rows, recipes = sharpness(shipped.vae.decode(reference)), [], {}
     for count in steps:
@@ -208,7 +208,7 @@ def distances(shipped, recipe, steps, batch=42):
     euler, sampling = comfy.samplers.sampler_object("euler"), model_sampling(shipped.model)
     dpmpp_2m = comfy.samplers.sampler_object("dpmpp_2m")
     runs = {
-        "reference": (dpmpp_2m, comfy.samplers.calculate_sigmas(sampling, "karras", 40)),
+        "reference": (dpmpp_2m, comfy.samplers.calculate_sigmas(sampling, "karras", 24)),
         "measured": (measured_sampler(recipe), torch.tensor(recipe.coefficients.sigmas)),
         "euler": (euler, comfy.samplers.calculate_sigmas(sampling, "karras", steps)),
     }
