@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from .multistep import DPMSolver2M
-from .solve import jumps
+from .solve import jumps, sample
 
 
 def teacher_states(
@@ -25,17 +25,15 @@ def teacher_states(
     """
     if (len(sigmas) - 1) % substeps:
         raise ValueError(f"{len(sigmas) - 1} steps are not a multiple of {substeps} substeps")
-    solver, kept, states, slopes = DPMSolver2M(), [x], [], []
-    levels = [torch.tensor(sigma, dtype=torch.float64) for sigma in sigmas]
-    for i, (t, s) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
-        states = [x, *states[:1]]
-        slopes = [(x - denoise(x, t)) / t, *slopes[:1]]
-        near = [levels[i + 1], levels[i], levels[max(i - 1, 0)]]
-        slope = solver.slope(near, states, slopes) if s > 0 else slopes[0]
-        x = x + (s - t) * slope
-        if (i + 1) % substeps == 0:
+    kept = []
+
+    def keep(i, x, x0):
+        if i % substeps == 0:
             kept.append(x)
-    return kept
+
+    ones = [1.0] * len(sigmas)  # at eta 0 alpha = 1 gives the jumps of flow models too
+    end = sample(lambda x, i: denoise(x, sigmas[i]), x, ones, sigmas, solver=DPMSolver2M(), callback=keep)
+    return [*kept, end]
 
 
 def walk_losses(

@@ -9,7 +9,7 @@ import latent_preview
 import torch
 
 from ..ddim.checks import allowed
-from ..ddim.solve import ADAMS_BASHFORTH
+from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
 

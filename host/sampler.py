@@ -15,6 +15,7 @@ import torch
 
 from ..ddim import jump, solve
 from ..ddim.checks import allowed, within
+from ..ddim.multistep import PLMS
 from . import latents
 from .loop import model_calls
 from .model import alphas, check_sigmas, rows_of, table
@@ -55,7 +56,7 @@ class Options(Travels):
             raise ValueError(
                 f"mask holds values from {self.mask.min():g} to {self.mask.max():g}; allowed are 0 to 1"
             )
-        solve.check_order(self.order)
+        PLMS(self.order)
         allowed("clip", self.clip, solve.CLIPS)
         within("clip_range", self.clip_range, 0.01)
         allowed("noise_device", self.noise_device, NOISE_DEVICES)
@@ -118,7 +119,7 @@ def sample_ddim(
             levels,
             eta=etas(options, sampling, levels),
             variance="full renoise" if options.variance == "trajectory" else options.variance,
-            order=options.order,
+            solver=PLMS(options.order),
             noise=noise,
             mask=mask,
             clip=limit and (lambda x0: limit(x0, options.clip_range)),

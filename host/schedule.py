@@ -79,13 +79,21 @@ def custom_sigmas(model, text):
     return sigmas
 
 
+def split(text):
+    """(the list, the measured coefficients after it or "") of a written text, without remarks."""
+    listed, *coefficients = re.split(
+        r"^\s*(?=coefficients\b)", re.sub("#.*", "", text), maxsplit=1, flags=re.M
+    )
+    return listed, "".join(coefficients)
+
+
 def written(text):
     """("timesteps", "times" or "sigmas", numbers) of a written list or of a name for one; what follows # on a
-    line is for readers.
+    line is for readers, and coefficients (measured.py) after the list are not its matter.
 
     The numbers fall; noise levels end in 0. Raises ValueError that names the first bad entry.
     """
-    text = re.sub("#.*", "", text).strip()
+    text = split(text)[0].strip()
     text = {name.lower(): known for name, known in PUBLISHED.items()}.get(text.lower(), text)
     kind, _, body = text.rpartition(":")
     kind = kind.strip().lower()

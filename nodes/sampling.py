@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
+from ..ddim.multistep import ADAMS_BASHFORTH
+from ..ddim.solve import CLIPS
 from ..host import routes, sampler, schedule
 from ..host.sampler import NOISE_DEVICES, VARIANCES, Options
 from .finite import finite

@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..host import routes, schedule
+from ..host import measured, routes, schedule
+from ..host.sampler import ddim_sampler
 from .finite import finite
 from .inputs import denoise_input, stride_input
 from .schema import schema
@@ -56,7 +57,8 @@ class DDIMCustomSchedule(io.ComfyNode):
             search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
             description=(
                 "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:', or the name"
-                " of a distilled model's own list. The closing 0 is added."
+                " of a distilled model's own list. The closing 0 is added. The text of DDIM Adaptive"
+                " Scheduler gives its measured sampler too."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
@@ -73,7 +75,14 @@ class DDIMCustomSchedule(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0.")
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0."),
+                io.Sampler.Output(
+                    display_name="sampler",
+                    tooltip=(
+                        "The measured sampler, where the text holds its coefficients, for these sigmas, that"
+                        " model and cfg alone; else plain DDIM."
+                    ),
+                ),
             ],
         )
 
@@ -81,7 +90,12 @@ class DDIMCustomSchedule(io.ComfyNode):
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
         routes.tell_sigmas(model, sigmas)
-        return io.NodeOutput(sigmas)
+        coefficients = schedule.split(timesteps)[1]
+        if not coefficients:
+            return io.NodeOutput(sigmas, ddim_sampler())
+        recipe = measured.read(coefficients, sigmas)
+        measured.check_kind(recipe, model.model)
+        return io.NodeOutput(sigmas, measured.measured_sampler(recipe))
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]
