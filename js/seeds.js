@@ -6,23 +6,27 @@ import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, widgetOf 
 
 const SEED = /(^|_)seed$/;
 const SUBGRAPH_INPUT = -10; // the host's id of a subgraph's input side
-const records = new Map(); // of prompts, by their ids
+const records = new Map(); // promises of them, by prompt id
 const KEPT = 200;
 
 /**
  * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where the
  * server no longer has it.
  */
-export async function recordOf(id) {
+export function recordOf(id) {
   if (!records.has(id)) {
-    const { queue_running, queue_pending } = await ask("/queue");
-    const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
-    const entry = queued ?? (await ask(`/history/${id}`))[id]?.prompt;
-    if (!entry) return;
-    records.set(id, { prompt: entry[2], workflow: entry[3]?.extra_pnginfo?.workflow?.id });
-    if (records.size > KEPT) records.delete(records.keys().next().value);
+    if (records.size === KEPT) records.delete(records.keys().next().value);
+    records.set(id, askFor(id));
   }
   return records.get(id);
+}
+
+async function askFor(id) {
+  const { queue_running, queue_pending } = await ask("/queue");
+  const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
+  const entry = queued ?? (await ask(`/history/${id}`))[id]?.prompt;
+  if (entry) return { prompt: entry[2], workflow: entry[3]?.extra_pnginfo?.workflow?.id };
+  records.delete(id); // to be asked for again
 }
 
 const ask = async (path) => (await api.fetchApi(path)).json();
