@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from .jump import coefficients
+from .jump import coefficients, in_places
 
 # Adams-Bashforth weights, newest slope first: eq. 9 and 12 of Liu et al., "Pseudo Numerical Methods for
 # Diffusion Models on Manifolds" (arXiv 2202.09778).
@@ -18,9 +18,10 @@ ADAMS_BASHFORTH = {
 
 def jumps(alphas, sigmas, eta=0.0, variance="posterior"):
     """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the
-    loop."""
-    levels = list(zip(alphas, sigmas, strict=True))
-    return [coefficients(*t, *s, eta, variance) for t, s in itertools.pairwise(levels)]
+    loop. eta is one for all jumps, or one for each."""
+    levels = list(itertools.pairwise(zip(alphas, sigmas, strict=True)))
+    etas = [eta] * len(levels) if isinstance(eta, (int, float)) else eta
+    return [coefficients(*t, *s, each, variance) for (t, s), each in zip(levels, etas, strict=True)]
 
 
 def sample(
@@ -33,6 +34,7 @@ def sample(
     variance="posterior",
     order=1,
     noise=None,
+    mask=None,
     clip=None,
     callback=None,
 ):
@@ -40,7 +42,8 @@ def sample(
 
     denoise(x, i) -> x0_hat at level i, of x's shape (the state keeps x's dtype whatever x0_hat's is);
     noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before
-    the jump. alphas and sigmas are Python floats.
+    the jump. alphas and sigmas are Python floats; eta is one, or one for each jump; mask (0 to 1, of a shape
+    that goes with x's) scales it in each place.
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
     state stopped being finite, ValueError for a bad schedule, eta, variance or order.
     """
@@ -54,9 +57,13 @@ def sample(
             callback(i, x, x0)
         if order > 1 and sigmas[i + 1] > 0:
             x0 = multistep(x, x0, sigmas[i], slopes, order)
-        x = torch.mul(x0, b).add_(x, alpha=a)
-        if c > 0:
-            x.add_(noise(i), alpha=c)
+        if c == 0:
+            x = torch.mul(x0, b).add_(x, alpha=a)
+        elif mask is None:
+            x = torch.mul(x0, b).add_(x, alpha=a).add_(noise(i), alpha=c)
+        else:
+            a, b, c = in_places(a, c, (alphas[i], sigmas[i]), (alphas[i + 1], sigmas[i + 1]), mask)
+            x = a * x + b * x0 + c * noise(i)
         sums.append(x.sum())  # one read; a NaN or infinity anywhere shows in it
     check_finite(sums, sigmas)
     return x

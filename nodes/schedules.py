@@ -55,8 +55,8 @@ class DDIMCustomSchedule(io.ComfyNode):
             display_name="DDIM Custom Schedule",
             search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
             description=(
-                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
-                " is added."
+                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:', or the name"
+                " of a distilled model's own list. The closing 0 is added."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
@@ -65,8 +65,10 @@ class DDIMCustomSchedule(io.ComfyNode):
                     default="999, 899, 799, 699, 599, 499, 399, 299, 199, 99",
                     multiline=True,
                     tooltip=(
-                        "Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as"
-                        " sigmas: 14.6, 5.0, 1.2. What follows # on a line is a remark."
+                        "Whole timesteps, falling, such as 999, 749, 499, 249; with fractions, such as 937.5,"
+                        " 833.33, 625, the times that the network is told; or noise levels, such as sigmas:"
+                        " 14.6, 5.0, 1.2; or a name: LCM, TCD, SDXL-Turbo, Lightning 4, Lightning 8, Hyper-SD"
+                        " 1, 4 or 8, FLUX.2-turbo, LightX2V Wan. What follows # on a line is a remark."
                     ),
                 ),
             ],

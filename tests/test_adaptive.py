@@ -3,6 +3,7 @@ denoiser."""
 
 import itertools
 import math
+from inspect import signature
 
 import analytic
 import comfy.latent_formats
@@ -444,7 +445,10 @@ def test_context_windows_are_measured_like_the_model():
     """A model that looks at each element alone; the host found no step for the sigmas of true runs."""
     model = analytic.model(ModelType.FLOW, torch.full((1, 4, 1, 8, 8), 0.3))
     window = (2, 1, "standard_static", 1, False, "pyramid", 2)
-    windowed = ContextWindowsManualNode.execute(model, *window).args[0]
+    newer = (
+        {"freenoise": False} if "freenoise" in signature(ContextWindowsManualNode.execute).parameters else {}
+    )
+    windowed = ContextWindowsManualNode.execute(model, *window, **newer).args[0]
     found = [
         probe.measured_schedule(
             each,

@@ -19,7 +19,7 @@ BATCH = 8
 
 @pytest.fixture
 def sheet(desk):
-    """The flagship example, small and quick, in a graph of its own id: what earlier tests drafted stays away."""
+    """The flagship example, small and quick, with an id of its own: what earlier tests drafted stays away."""
     sheet.graphs += 1
     desk.load(DRAFT_OR_FINAL | {"id": f"00000000-0000-4000-8000-{sheet.graphs:012}"})
     for kind, steps in (("DDIMKSampler", 1), ("KSampler", 2)):
@@ -52,6 +52,10 @@ def cells(desk, run=None):
     return (runs if run is None else runs.nth(run)).locator(".ddim-cell")
 
 
+def press(cell, button):
+    cell.get_by_role("button", name=button).click()
+
+
 def state(desk):
     control = "return find('DDIMSeed').widgets.find(w => w.options?.values?.includes?.('randomize')).value"
     return desk.value(SHEET, "picks"), desk.value(SEED, "seed"), desk.run(control)
@@ -77,9 +81,7 @@ def test_one_click_finishes_one_picture(sheet):
     assert before[0] == "" and before[1] != seed and before[2] == "randomize"
     sheet.screenshot("drafts")
 
-    [entry] = sheet.finished(
-        lambda: cells(sheet).nth(2).get_by_role("button", name="Finish this one").click()
-    )
+    [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
     assert queued(sheet, entry) == ("3", seed) and not sheet.ran() & set(drafts)
     assert state(sheet) == before  # seed, its control and picks are what they were
     sheet.wait(lambda: cells(sheet).nth(2).locator(".ddim-over").count() == 1)  # the final over its draft
@@ -196,15 +198,15 @@ def test_typed_picks_are_marked(sheet):
 def test_a_picture_looked_at_closely(sheet):
     draw(sheet)
     cells(sheet).nth(1).hover()
-    cells(sheet).nth(1).get_by_role("button", name="Look closely").click()
+    press(cells(sheet).nth(1), "Look closely")
     closeup = sheet.find(".ddim-close-up")
     assert closeup.get_by_role("slider").count() == 0
     sheet.page.keyboard.press("Escape")
     assert not sheet.page.locator(".ddim-close-up:visible").count()
 
-    sheet.finished(lambda: cells(sheet).nth(1).get_by_role("button", name="Finish this one").click())
+    sheet.finished(lambda: press(cells(sheet).nth(1), "Finish this one"))
     cells(sheet).nth(1).hover()
-    cells(sheet).nth(1).get_by_role("button", name="Look closely").click()
+    press(cells(sheet).nth(1), "Look closely")
     slider = closeup.get_by_role("slider", name="From draft to final")
     slider.press("Home")
     clip = "each => getComputedStyle(each).clipPath"
@@ -213,7 +215,8 @@ def test_a_picture_looked_at_closely(sheet):
         slider.press("ArrowRight")
     assert closeup.locator(".ddim-over").evaluate(clip) == "inset(0px 0px 0px 100%)"
     sheet.screenshot("closeup")
-    closeup.get_by_role("button", name="Back").click()
+    closeup.get_by_role("button", name="Close").click()
+    assert not closeup.is_visible()
 
 
 def test_it_keeps_64_pictures_and_the_picked(sheet):
@@ -231,7 +234,7 @@ def test_nothing_is_queued_where_the_seed_has_gone(sheet):
     draw(sheet)
     sheet.run("app.graph.remove(find('DDIMSeed'))")
     before = list(sheet.server.get("/history"))
-    cells(sheet).nth(0).get_by_role("button", name="Finish this one").click()
+    press(cells(sheet).nth(0), "Finish this one")
     toast = sheet.find(".p-toast-message:has-text('Nothing was queued')")
     toast.wait_for()
     assert "Seed of both" in toast.inner_text()
@@ -257,6 +260,6 @@ def test_the_dials_of_a_grid(desk):
         " [300 - node.pos[0], 160 - node.pos[1]]; app.canvas.setDirty(true, true)"
     )
     desk.page.wait_for_timeout(500)
-    cells(desk).nth(3).get_by_role("button", name="Copy its dials").click()
+    press(cells(desk).nth(3), "Copy its dials")
     assert [desk.value("DDIMKSampler", name) for name in ("steps", "eta", "cfg")] == [2, 1, 4]
     desk.screenshot("dials")
