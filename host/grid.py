@@ -53,7 +53,7 @@ def values(name, dial, text, dials):
     head, _, body = text.rpartition(":")
     if head.strip() not in ("", dial):
         raise ValueError(f"{name} begins with {head.strip()!r}, but its dial is {dial}")
-    drawn = dial == "seed" and re.fullmatch(r"\s*(\d+)\s+random\s*", body)
+    drawn = dial == "seed" and re.fullmatch(r"\s*(\d{1,9})\s+random\s*", body)
     words = [word for word in re.split(r"[\s,;]+", body) if word]
     count = int(drawn[1]) if drawn else max(len(words), 1)
     if not 1 <= count <= MOST_VALUES:

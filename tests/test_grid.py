@@ -148,12 +148,14 @@ def test_what_is_refused_is_named(dials, words):
 
 
 def test_the_progress_is_that_of_the_whole_grid(monkeypatch):
+    """Newer hosts tell of a step only where the last one was a while ago."""
     import comfy.utils
 
     told = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *given, **_: told.append(given[:2]))
     drawn("eta", "0, 1", "steps", "2, 3")
-    assert told == [(step, 10) for step in range(1, 11)]
+    steps = [step for step, _ in told]
+    assert steps == sorted(set(steps)) and steps[-1] == 10 and {total for _, total in told} == {10}
 
 
 @pytest.mark.parametrize("count", [1, 3])
