@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import latent_preview
 import torch
 from comfy.k_diffusion import sampling
@@ -86,11 +87,12 @@ def train(
 
     def training(network, x, sigmas, extra_args, callback, disable):
         lesson = Lesson(student, network, extra_args, levels, cfg, seed, x)
-        preview = latent_preview.prepare_callback(model, rounds)
+        bar, preview = comfy.utils.ProgressBar(rounds), latent_preview.prepare_callback(model, rounds)
         try:
             for loss in lesson.rounds(rounds, runs, rate, batch):
                 draft.losses.append(loss)
                 done = len(draft.losses)
+                bar.update_absolute(done, rounds)
                 progress(done, loss)
                 if done % PREVIEW == 0 or done == rounds:
                     preview(done - 1, lesson.draft(*lesson.held_out(1)), None, rounds)
