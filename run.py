@@ -24,7 +24,7 @@ from runner.comfyui import (
     pack_arguments,
     require_modules,
 )
-from runner.demo import OUTPUT, PICK
+from runner.demo import DRAFTS, OUTPUT, PICK
 from runner.demo import demo as run_demo
 from runner.server import end_on_terminate, free_port
 from runner.sweep import options as sweep_options
@@ -43,7 +43,7 @@ def main(arguments=None) -> int:
     try:
         comfyui = find_existing(options.comfyui, options.python)
         if comfyui is None:
-            groups = {test: ["test"], sweep: ["sweep"]}
+            groups = {test: ["test"], sweep: ["sweep"], bench: ["sweep"]}
             comfyui = install.managed(groups.get(options.action, []))
         return options.action(comfyui, options, rest)
     except RunError as error:
@@ -130,7 +130,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int)
     made.add_argument("--steps", type=int, help="model calls of a draft")
     made.add_argument("--eta", type=float, help="of the drafts: 0 is DDIM, 1 is DDPM")
-    made.add_argument("--pick", type=int, default=PICK, help="number of the draft to finish (%(default)s)")
+    made.add_argument(
+        "--pick",
+        type=int,
+        metavar="NUMBER",
+        default=PICK,
+        choices=range(1, DRAFTS + 1),
+        help="the draft to finish, 1 to 8 (%(default)s)",
+    )
     made.add_argument(
         "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
     )

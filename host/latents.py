@@ -91,10 +91,10 @@ def fitting(latent, model=None):
 
 def check(latent, model):
     """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it, NaN or infinity,
-    another number of channels than the model's, or a batch_index that does not fit."""
-    ready = fitting(latent, model)
+    another number of channels or dimensions than the model's, or a batch_index that does not fit."""
+    ready, form = fitting(latent, model), model.get_model_object("latent_format")
     batch_indices(ready)
-    wanted = model.get_model_object("latent_format").latent_channels
+    wanted, most = form.latent_channels, form.latent_dimensions + 2
     for part in parts(ready):
         if part.numel() == 0:
             raise ValueError(
@@ -106,5 +106,10 @@ def check(latent, model):
         raise ValueError(
             f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."
             " Encode it with the model's own VAE."
+        )
+    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].ndim > most:
+        raise ValueError(
+            f"latent_image has {ready['samples'].ndim} dimensions, {tuple(ready['samples'].shape)}; this"
+            f" model's latents have {most}. A video is for a video model."
         )
     return ready

@@ -1,10 +1,12 @@
 """What passes between server and page: GET /ddim_toolkit/stride, which timesteps a stride or a written list
-visits, for the page's picture of it; and a line of text on a node while it runs."""
+visits, for the page's picture of it; a line of text on a node while it runs; the noise levels that a run
+gave."""
 
 import sys
 
 PATH = "/ddim_toolkit/stride"
 TIMESTEPS = 1000  # of most models' tables; the page has no model before the first run
+SIGMAS = "ddim_toolkit.sigmas"
 LONGEST_LIST = 8000  # characters; a request line is not longer
 
 
@@ -35,6 +37,37 @@ def tell(node_id, text):
         server().send_progress_text(text, node_id)
 
 
+def tell_sigmas(model, sigmas, note=""):
+    """Show on the running node's stride strip the noise levels that it gave, at their places among the
+    model's timesteps, with a note on them.
+
+    An event and no `ui`: older pages count every number of a node's `ui` as an output of the run.
+    """
+    from comfy_execution.utils import get_executing_context
+
+    from .model import model_sampling, table
+
+    running = get_executing_context()
+    if running is None or server() is None:
+        return
+    levels, sigmas = table(model_sampling(model)), sigmas.detach().cpu()
+    said = {
+        "node": running.node_id,
+        "sigmas": sigmas.tolist(),
+        "timesteps": rows(levels, sigmas[sigmas > 0]),
+        "total": len(levels),
+        "note": note,
+    }
+    server().send_sync(SIGMAS, said, server().client_id)
+
+
+def rows(levels, sigmas):
+    """Where noise levels above 0 lie in a model's table of them, low to high, in fractions of a row."""
+    import numpy
+
+    return numpy.interp(sigmas.log(), levels.log(), range(len(levels))).tolist()
+
+
 def picture(query):
     """{"total", "timesteps"} for `steps`, `stride`, `denoise`, with a "note" on them where there is one, or
     for a written list `timesteps`; {"sigmas"} for a list of noise levels. Raises ValueError for what the
@@ -49,6 +82,8 @@ def picture(query):
         kind, numbers = schedule.written(text)
         if kind == "sigmas":
             return {"sigmas": numbers}
+        if kind == "times":
+            return {"total": TIMESTEPS, "timesteps": numbers}
         return {"total": TIMESTEPS, "timesteps": schedule.written_rows(numbers, TIMESTEPS)}
     steps, stride = whole(query.get("steps", "")), query.get("stride", "trailing")
     denoise = fraction(query.get("denoise", "1"))

@@ -1,9 +1,9 @@
 """A sampling run as a film strip, with the numbers of its jumps."""
 
 import itertools
+import math
 from math import sqrt
 
-import comfy.sample
 import latent_preview
 import torch
 
@@ -13,17 +13,24 @@ from .model import alphas, check_sigmas, model_sampling, of_flow
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
+# the table's columns and their widths in characters
+WIDTHS = (
+    {"step": 4, "t": 6, "s": 6, "alpha_bar": 9, "sigma": 9} | dict.fromkeys("abc", 8) | {"rms eps_hat": 11}
+)
 
-def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
+
+def film_strip(guider, seed, eta, latent, sigmas, sampler=None):
     """(LATENT of x0_hat at every step, LATENT of the sample, table as text) for the first picture of a
     LATENT.
 
+    sampler: a SAMPLER in DDIM's place; its table holds DDIM's jumps at eta 0 beside what the model saw.
     Raises ValueError for bad sigmas or eta before any model call.
     """
+    model = guider.model_patcher
     sampling = model_sampling(model)
     levels = check_sigmas(sigmas, sampling)
     first = latents.batch_indices(latent)[:1]
-    sampler = ddim_sampler(eta=eta, batch_index=first)
+    own, last = ddim_sampler(eta=eta, batch_index=first), len(levels) - 2
     samples = latents.check(latent, model)["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError(
@@ -32,37 +39,34 @@ def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
     samples = samples[:1]
     noise = latent_noise({"samples": samples, "batch_index": first}, seed)
     preview = latent_preview.prepare_callback(model, len(levels) - 1)
-    alpha, strip, norms = alphas(sampling, levels), [], []
+    alpha, strip, norms = alphas(sampling, levels), [], [math.nan] * (len(levels) - 1)
 
     def watch(step, x0, x, total):
         preview(step, x0, x, total)
         strip.append(x0.float().cpu())
-        norms.append(((x - alpha[step] * x0) / levels[step]).float().pow(2).mean().sqrt())
+        step = min(step, last)
+        norms[step] = ((x - alpha[step] * x0) / levels[step]).float().pow(2).mean().sqrt()
 
-    output = comfy.sample.sample_custom(
-        model,
+    output = guider.sample(
         noise,
-        cfg,
-        sampler,
-        sigmas,
-        positive,
-        negative,
         samples,
-        noise_mask=latent.get("noise_mask"),
-        seed=seed,
+        own if sampler is None else sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
         callback=watch,
         disable_pbar=True,
+        seed=seed,
     )
     film = model.model.process_latent_out(torch.cat(strip))
     return (
         {"samples": film},
         {"samples": output},
-        table(sampling, levels, alpha, eta, [float(norm) for norm in norms]),
+        table(sampling, levels, alpha, eta if sampler is None else 0.0, [float(norm) for norm in norms]),
     )
 
 
 def table(sampling, levels, alpha, eta, norms):
-    """The numbers of every jump as text.
+    """The numbers of every jump as a table in Markdown, its columns as wide in plain text.
 
     a, b and c are those of the textbooks, where alpha^2 = alpha_bar and the noise has sqrt(1 - alpha_bar);
     for flow models, where x_t = (1 - t) x_0 + t eps, those of that frame.
@@ -72,27 +76,27 @@ def table(sampling, levels, alpha, eta, norms):
         float(sampling.timestep(torch.tensor(level).to(sampling.sigmas))) if level > 0 else 0.0
         for level in levels
     ]
-    lines = [
-        f"{'step':>4} {'t':>8} {'s':>8} {'alpha_bar':>10} {'sigma':>9} {'a':>8} {'b':>8} {'c':>8}"
-        f" {'|eps_hat|':>9}"
-    ]
+    lines = [row(WIDTHS), row("-" * (width - 1) + ":" for width in WIDTHS.values())]
     for i, (level, below) in enumerate(itertools.pairwise(levels)):
         frame = []
         for k, sigma in ((i, level), (i + 1, below)):
             scale = 1.0 if flow else sqrt(1 + sigma**2)
             frame += [alpha[k] / scale, sigma / scale]
         a, b, c = coefficients(*frame, eta)
-        after = f"{times[i + 1]:8.2f}" if below > 0 else f"{'end':>8}"
-        lines.append(
-            f"{i + 1:4} {times[i]:8.2f} {after} {frame[0] ** 2:10.6f} {level:9.5f} {a:8.5f} {b:8.5f} {c:8.5f}"
-            f" {norms[i]:9.5f}"
-        )
+        after = f"{times[i + 1]:.2f}" if below > 0 else "end"
+        numbers = [f"{each:.5f}" for each in (level, a, b, c, norms[i])]
+        lines.append(row([str(i + 1), f"{times[i]:.2f}", after, f"{frame[0] ** 2:.6f}", *numbers]))
     lines += [
         "",
         *filter(None, [of_flow(levels, sampling)]),
         (
-            "x_s = a x_t + b x0_hat + c z ; |eps_hat| is the root mean square, 1 for Gaussian noise ; sigma"
-            " as ComfyUI counts it"
+            "x_s = a x_t + b x0_hat + c z; rms eps is the size of the predicted noise, 1 for Gaussian"
+            " noise; sigma as ComfyUI counts it"
         ),
     ]
     return "\n".join(lines)
+
+
+def row(cells):
+    """A row of the table: cells flush right in columns of WIDTHS."""
+    return f"| {' | '.join(cell.rjust(width) for cell, width in zip(cells, WIDTHS.values(), strict=True))} |"

@@ -5,7 +5,7 @@ import { addPart, chain, make } from "./graph.js";
 import "./eta_dial.js"; // first: the dial stands above the report
 
 const HEIGHT = 102;
-const NODES = ["DDIMInversion", "DDIMAdaptiveScheduler"];
+const NODES = ["DDIMInversion", "DDIMInversionAdvanced", "DDIMEdit", "DDIMAdaptiveScheduler"];
 
 app.registerExtension({
   name: "DDIMToolkit.Report",
@@ -14,7 +14,13 @@ app.registerExtension({
     // There from the start: Nodes 2.0 does not show parts that come later.
     const element = make(
       "div",
-      { class: "ddim-report ddim-empty", tabindex: 0, "data-capture-wheel": "true" },
+      {
+        class: "ddim-report ddim-empty",
+        tabindex: 0,
+        role: "status",
+        "aria-label": "Report",
+        "data-capture-wheel": "true",
+      },
       "A run writes its report here.",
     );
     addPart(node, "report", element, HEIGHT);

@@ -1,9 +1,9 @@
 // A strip that shows which timesteps are visited, noise at the left, picture at the right. The formulas are
-// Python's: the strip asks the pack's route. After a run it shows the noise levels that the node really gave.
+// Python's: the strip asks the pack's route. After a run it shows what the node really gave, on the same axis.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { addPart, chain, linkedSlot, make, svg, widgetOf } from "./graph.js";
+import { addPart, everyNode, linkedSlot, make, svg, widgetOf } from "./graph.js";
 import "./eta_dial.js"; // first: the dial stands above the strip
 import { watch } from "./watch.js";
 
@@ -13,6 +13,7 @@ const INPUTS = {
   DDIMStrideScheduler: ["steps", "stride", "denoise"],
   DDIMCustomSchedule: ["timesteps"],
 };
+const strips = new WeakMap(); // node -> function that shows what a run of it gave
 
 app.registerExtension({
   name: "DDIMToolkit.StrideStrip",
@@ -20,12 +21,18 @@ app.registerExtension({
     const names = INPUTS[node.comfyClass];
     if (names) addStrip(node, names);
   },
+  setup() {
+    api.addEventListener("ddim_toolkit.sigmas", ({ detail }) => {
+      for (const [id, node] of everyNode()) if (id === String(detail.node)) strips.get(node)?.(detail);
+    });
+  },
 });
 
 function addStrip(node, names) {
   const { element, show } = strip();
   let current; // the query that the strip stands for: answers to older ones come too late
   let ran; // the query whose real sigmas are shown: they outrank the route's answer
+  let written; // the list holds noise levels and no timesteps: they keep their own axis
 
   const look = watch(
     node,
@@ -35,14 +42,15 @@ function addStrip(node, names) {
       ran = undefined;
       const link = names.find((name) => linkedSlot(node, name) >= 0);
       const answer = link ? { note: `${link} comes from a link: shown after a run` } : await ask(asked);
-      if (current === asked && ran !== asked) show(answer);
+      if (current !== asked) return;
+      written = Boolean(answer.sigmas);
+      if (ran !== asked) show(answer);
     },
   );
-  chain(node, "onExecuted", (output) => {
-    if (!output?.ddim_sigmas) return;
+  strips.set(node, ({ sigmas, timesteps, total, note }) => {
     look(); // a short run may end before the next look
     ran = current;
-    show({ sigmas: output.ddim_sigmas, note: output.ddim_note?.[0], real: true });
+    show({ sigmas, total, note, timesteps: written ? undefined : timesteps, real: true });
   });
   addPart(node, "stride_strip", element, HEIGHT);
 }
@@ -67,13 +75,13 @@ async function ask(asked) {
   }
 }
 
-/** The strip's elements, and show(answer) with {timesteps, total, note}, {sigmas, note, real}, {error} or {note}. */
+/** The strip's elements, and show(answer): timesteps and total, or sigmas, with a note; or an error, or a note. */
 function strip() {
   const ticks = svg("path");
   const caption = make("div", { class: "ddim-caption" });
   const element = make(
     "div",
-    { class: "ddim-strip" },
+    { class: "ddim-strip", role: "img" },
     svg("svg", { viewBox: "-8 0 1016 20", preserveAspectRatio: "none" }, ticks),
     caption,
   );
@@ -86,35 +94,37 @@ function strip() {
     element.toggleAttribute("data-real", Boolean(answer.real));
     caption.textContent = remark + text;
     element.title = remark + (all ?? text);
+    element.setAttribute("aria-label", `Stride, noise to picture. ${remark}${text}`);
   }
   return { element, show };
 }
 
 /** Where the ticks stand, from 0 (noise) to 1 (picture), and the words below. */
 function describe({ timesteps, total, sigmas, real, error, note }) {
-  if (timesteps) {
+  if (!timesteps && !sigmas) return { places: [], text: error ?? note ?? "" };
+  if (timesteps && !timesteps.length) return { places: [], text: "denoise 0: nothing is sampled" };
+  const levels = sigmas?.filter((sigma) => sigma > 0);
+  const places = timesteps ? timesteps.map((t) => 1 - t / (total - 1)) : fallOfLogarithms(levels);
+  const steps = `${places.length} step${places.length === 1 ? "" : "s"}`;
+  if (!sigmas)
     return {
-      places: timesteps.map((t) => 1 - t / (total - 1)),
-      text: timesteps.length
-        ? `${count(timesteps)} of ${total}: ${ends(timesteps)}`
-        : "denoise 0: nothing is sampled",
+      places,
+      text: `${steps} of ${total}: ${ends(timesteps)}`,
       all: `Timesteps: ${timesteps.join(", ")}`,
     };
-  }
-  if (sigmas) {
-    const levels = sigmas.filter((sigma) => sigma > 0);
-    const logs = levels.map(Math.log);
-    const [top, span] = [logs[0], logs[0] - logs.at(-1) || 1];
-    return {
-      places: logs.map((log) => (top - log) / span),
-      text: `${count(levels)}${real ? ", as run" : ""}: sigma ${ends(levels.map(short))}`,
-      all: `Sigmas, on a logarithmic scale: ${sigmas.map(short).join(", ")}`,
-    };
-  }
-  return { places: [], text: error ?? note ?? "" };
+  return {
+    places,
+    text: `${steps}${real ? ", as run" : ""}: sigma ${ends(levels.map(short))}`,
+    all: `Sigmas${timesteps ? "" : ", on a logarithmic scale"}: ${sigmas.map(short).join(", ")}`,
+  };
 }
 
-const count = (list) => `${list.length} step${list.length === 1 ? "" : "s"}`;
+function fallOfLogarithms(levels) {
+  const logs = levels.map(Math.log);
+  const span = logs[0] - logs.at(-1) || 1;
+  return logs.map((log) => (logs[0] - log) / span);
+}
+
 const ends = (list) =>
   list.length > 4 ? `${list.slice(0, 3).join(", ")} … ${list.at(-1)}` : list.join(", ");
 const short = (sigma) => Number(sigma.toPrecision(3));

@@ -156,12 +156,20 @@ class DDIMDraftSwitch(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, input_types):
-        """The two branches must share a type: with input_types in the signature the host leaves the check to
-        the node."""
-        draft, final = input_types.get("draft", "*"), input_types.get("final", "*")
-        if "*" in (draft, final) or set(draft.split(",")) & set(final.split(",")):
+        """The two branches must share a type: with input_types in the signature the host leaves the check of
+        all links to the node."""
+        draft, final, switch = (
+            {kind.strip() for kind in str(input_types.get(name, own)).split(",")}
+            for name, own in (("draft", "*"), ("final", "*"), ("use_final", "BOOLEAN"))
+        )
+        if not switch & {"BOOLEAN", "*"}:
+            return f"use_final is {', '.join(switch)}; it must be BOOLEAN"
+        if "*" in draft | final or draft & final:
             return True
-        return f"draft is {draft} and final is {final}; both branches must have the same type"
+        return (
+            f"draft is {', '.join(draft)} and final is {', '.join(final)}; both branches must have the same"
+            " type"
+        )
 
     @classmethod
     def check_lazy_status(cls, use_final, draft=None, final=None):

@@ -21,6 +21,9 @@ class DDIMDialGrid(io.ComfyNode):
         return schema(
             node_id="DDIMDialGrid",
             display_name="DDIM Dial Grid",
+            search_aliases=["xy plot", "grid", "compare settings", "eta", "plms"],
+            advanced=["max_calls"],
+            has_intermediate_output=True,
             description=(
                 "One picture over two dials of DDIM KSampler: what each value does, side by side. Each is"
                 " the picture that DDIM KSampler gives with these dials."
@@ -33,14 +36,18 @@ class DDIMDialGrid(io.ComfyNode):
                     default="eta",
                     tooltip="The dial that changes from left to right.",
                 ),
-                io.String.Input("across_values", default="0, .3, 1", tooltip=VALUES_TOOLTIP),
+                io.String.Input(
+                    "across_values", display_name="values", default="0, .3, 1", tooltip=VALUES_TOOLTIP
+                ),
                 io.Combo.Input(
                     "down",
                     options=list(grid.DIALS),
                     default="steps",
                     tooltip="The dial that changes from top to bottom.",
                 ),
-                io.String.Input("down_values", default="8, 12, 30", tooltip=VALUES_TOOLTIP),
+                io.String.Input(
+                    "down_values", display_name="values", default="8, 12, 30", tooltip=VALUES_TOOLTIP
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,

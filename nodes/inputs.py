@@ -47,7 +47,6 @@ def eta_input():
         step=0.01,
         round=0.001,
         display_mode=io.NumberDisplay.slider,
-        display_name="eta (0 DDIM, 1 DDPM)",
         tooltip=ETA_TOOLTIP,
     )
 

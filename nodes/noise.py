@@ -1,6 +1,7 @@
 """Noise as a value: interpolate, add, convert, save, load."""
 
 import json
+import math
 import os
 
 from comfy_api.latest import io
@@ -360,7 +361,11 @@ class DDIMLoadNoise(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file):
+    def validate_inputs(cls, file, input_types=()):
+        """A linked name, such as DDIM Save Noise's, is not known before it runs: file is then None."""
+        if "file" in input_types:
+            kind = input_types["file"]
+            return kind in ("STRING", "COMBO", "*") or f"file is {kind}; it must be STRING"
         try:
             noise_files.find(file)
         except ValueError as error:
@@ -369,6 +374,8 @@ class DDIMLoadNoise(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file):
+        if file is None:  # linked: read again every time
+            return math.nan
         state = os.stat(noise_files.find(file))
         return f"{file} {state.st_mtime_ns} {state.st_size}"
 

@@ -16,7 +16,7 @@ from .workflow import to_prompt, upstream
 
 EXAMPLE = CHECKOUT / "example_workflows" / "draft_or_final.json"
 OUTPUT = CHECKOUT / "output"
-PICK, COLUMNS = 3, 4
+DRAFTS, COLUMNS, PICK = 8, 4, 4
 
 
 def demo(
@@ -40,17 +40,15 @@ def demo(
             raise RunError(f"ComfyUI could not load this pack. The end of its log:\n{server.log_tail()}")
         prompt = to_prompt(json.loads(EXAMPLE.read_text(encoding="utf-8")), info)
         change(prompt, text, seed, steps, eta)
-        sheet, count = find(prompt, "DDIMContactSheet"), find(prompt, "EmptyLatentImage")["batch_size"]
-        draft, final = find(prompt, "DDIMKSampler"), find(prompt, "KSampler")
-        if not 1 <= pick <= count:
-            raise RunError(f"--pick is {pick}; the drafts are numbered from 1 to {count}")
+        find(prompt, "EmptyLatentImage")["batch_size"] = DRAFTS
+        draft, sheet, final = (find(prompt, k) for k in ("DDIMKSampler", "DDIMContactSheet", "KSampler"))
         print(
             f"ComfyUI {server.get('/system_stats')['system']['comfyui_version']} is up after "
             f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
         server.queue(warm_up(prompt))  # so that loading the model counts for neither
-        drafts, drafted = timed(server, prompt, f"{count} drafts", f"NFE {draft['steps']} each")
+        drafts, drafted = timed(server, prompt, f"{DRAFTS} drafts", f"NFE {draft['steps']} each")
         sheet["picks"] = str(pick)
         saved, finished = timed(server, prompt, f"Final of number {pick}", f"NFE {final['steps']}")
         [image] = next(each["images"] for each in saved.values() if "images" in each)
@@ -63,7 +61,7 @@ def demo(
             "picked": pick,
             "final": str(path),
             "captions": [
-                (f"{count} drafts: DDIM, {draft['stride']}, eta {draft['eta']:g}", drafted),
+                (f"{DRAFTS} drafts: DDIM, {draft['stride']}, eta {draft['eta']:g}", drafted),
                 (f"Number {pick}, finished: {final['sampler_name']}", finished),
             ],
             "output": str(output / f"{EXAMPLE.stem}_{number}.png"),

@@ -27,10 +27,12 @@ INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
 STAND_INS = {
     "sd15_draft_next_to_final": {"Prompt": "red apple"},
     "sdxl_draft_next_to_final": {"Prompt": "smiling cat with heart eyes"},
+    "sd15_few_step_lora": {"Prompt": "red apple"},
+    "sdxl_few_step_lora": {"Prompt": "smiling cat with heart eyes"},
     "sd15_edit_a_photo": {
         "picture": "man pilot",
         "Caption of the photo": "man pilot",
-        "What it shall become": "man astronaut",
+        "What it shall become": "man firefighter",
     },
     "flux_inversion": {
         "picture": "woman cook light skin tone",
@@ -38,6 +40,8 @@ STAND_INS = {
         "What it shall become": "woman cook dark skin tone",
     },
 }
+# What is picked on the contact sheets, so that their finals are drawn too.
+PICKS = {"draft_or_final": "3, 4", "draft_that_continues": "1, 8"}
 
 
 def names() -> list[str]:
@@ -55,8 +59,14 @@ def runnable(name: str, object_info: dict) -> dict:
 
 
 def stand_in(prompt: dict, replaced: dict[str, str]) -> dict:
+    # A LoRA of a real checkpoint does not fit the shipped model: its node passes the model on.
+    loras = {key: node for key, node in prompt.items() if node["class_type"] == "LoraLoaderModelOnly"}
+    prompt = {key: node for key, node in prompt.items() if key not in loras}
     for node in prompt.values():
         inputs = node["inputs"]
+        for name, value in inputs.items():
+            if isinstance(value, list) and value[0] in loras:
+                inputs[name] = loras[value[0]]["inputs"]["model"]
         if node["class_type"] == "CheckpointLoaderSimple":
             node["class_type"], node["inputs"] = "DDIMDemoModel", {}
         elif node["class_type"] == "LoadImage":
@@ -68,18 +78,39 @@ def stand_in(prompt: dict, replaced: dict[str, str]) -> dict:
     return prompt
 
 
+def pick(prompt: dict, picks: str) -> None:
+    """What a click on its contact sheets does to a prompt."""
+    for node in prompt.values():
+        if node["class_type"] == "DDIMContactSheet":
+            node["inputs"]["picks"] = picks
+
+
 def pictures(server: Server, workflow: dict, entry: dict) -> list[tuple[str, list[bytes]]]:
     """[(title, image files)] of a history entry, one for each node that shows pictures, as they lie on the
-    page from left to right."""
+    page from left to right. A contact sheet is one picture."""
     nodes = {str(node["id"]): node for node in workflow["nodes"]}
-    shown = sorted(
-        (key for key, output in entry["outputs"].items() if output.get("images")),
-        key=lambda key: nodes[key]["pos"],
-    )
+    shown = {}
+    for key, output in entry["outputs"].items():
+        if output.get("images"):
+            shown[key] = [server.image(each) for each in output["images"]]
+        if output.get("ddim_sheet"):
+            shown[key] = [contact_sheet(server, *output["ddim_sheet"])]
     return [
-        (nodes[key].get("title", ""), [server.image(each) for each in entry["outputs"][key]["images"]])
-        for key in shown
+        (nodes[key].get("title", ""), shown[key]) for key in sorted(shown, key=lambda key: nodes[key]["pos"])
     ]
+
+
+def contact_sheet(server: Server, shown: dict) -> bytes:
+    """What the page shows of a contact sheet, as a PNG file."""
+    from PIL import Image
+
+    from .contact_sheet import sheet
+
+    drafts = [Image.open(io.BytesIO(server.image(each))).convert("RGB") for each in shown["pictures"]]
+    columns = shown["columns"] or min(len(drafts), 4)
+    file = io.BytesIO()
+    sheet(drafts, columns, shown["picks"], shown["labels"]).save(file, "PNG")
+    return file.getvalue()
 
 
 def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
@@ -141,6 +172,7 @@ def frames(picture, most: int = 6):
 def draw(server: Server, name: str) -> Path:
     """Run an example and write its thumbnail."""
     prompt = runnable(name, server.get("/object_info"))
+    pick(prompt, PICKS.get(name, ""))
     remark = "drawn by the shipped model in the checkpoint's place" if name in STAND_INS else ""
     path = EXAMPLES / f"{name}.jpg"
     shown = pictures(server, read(name), server.queue(prompt))

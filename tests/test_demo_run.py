@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from ddim_toolkit import nodes
-from ddim_toolkit.runner import demo
+from ddim_toolkit.runner import demo, gallery
 from ddim_toolkit.runner.comfyui import ComfyUI, RunError
 from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import to_prompt
@@ -34,14 +34,17 @@ def server(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def draw(server):
-    """Runs the example with changes; its pictures (draft, final) as PNG files."""
+    """Runs the example with changes; the pictures (draft, final) of the one that is picked, as files."""
     workflow, info = json.loads(demo.EXAMPLE.read_text(encoding="utf-8")), server.get("/object_info")
 
     def run(text=None, seed=None, steps=None, eta=None):
         prompt = to_prompt(workflow, info)
         demo.change(prompt, text, seed, steps, eta)
-        outputs = server.queue(prompt)["outputs"]
-        return [server.image(outputs[node_id]["images"][0]) for node_id in demo.saves(prompt)]
+        gallery.pick(prompt, str(demo.PICK))
+        outputs = server.queue(prompt)["outputs"].values()
+        [sheet] = next(each["ddim_sheet"] for each in outputs if "ddim_sheet" in each)
+        [final] = next(each["images"] for each in outputs if "images" in each)
+        return [server.image(sheet["pictures"][demo.PICK - 1]), server.image(final)]
 
     return run
 
@@ -100,7 +103,7 @@ def test_the_prompt_matters(draw):
 
 
 def test_a_refusal_names_node_and_input(draw):
-    with pytest.raises(RunError, match="DDIM KSampler: Value 1.5 bigger than max of 1.0: eta"):
+    with pytest.raises(RunError, match="Draft: Value 1.5 bigger than max of 1.0: eta"):
         draw(eta=1.5)
 
 
@@ -123,17 +126,29 @@ def test_the_demo_command(tmp_path):
         "5",
         "--eta",
         "0.3",
+        "--pick",
+        "2",
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    draft, final, both = map(Path, done.stdout.splitlines()[-3:])
-    assert {path.parent for path in (draft, final, both)} == {tmp_path}
-    for path in (draft, final):
-        assert_picture(pixels(path.read_bytes()))
+    final, sheet = map(Path, done.stdout.splitlines()[-2:])
+    assert final.parent == sheet.parent == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} == {final.name, sheet.name}
+    assert pixels(final.read_bytes()).shape == (128, 128, 3)
     used = {
-        node["class_type"]: node["inputs"] for node in json.loads(Image.open(draft).info["prompt"]).values()
+        node["class_type"]: node["inputs"] for node in json.loads(Image.open(final).info["prompt"]).values()
     }
-    assert used["DDIMKSampler"] | {"seed": 3, "steps": 5, "eta": 0.3} == used["DDIMKSampler"]
-    side = Image.open(both)
-    assert side.width > 1.5 * side.height
-    assert_picture(pixels(both.read_bytes()))
+    assert used["DDIMKSampler"] | {"steps": 5, "eta": 0.3} == used["DDIMKSampler"]
+    assert used["DDIMSeed"]["seed"] == 3 and used["DDIMContactSheet"]["picks"] == "2"
+    assert used["EmptyLatentImage"]["batch_size"] == demo.DRAFTS
+    drawn = Image.open(sheet)
+    assert drawn.width > 1.5 * drawn.height
+    for path in (final, sheet):
+        assert_picture(pixels(path.read_bytes()))
+
+
+@pytest.mark.parametrize("pick", ["0", "9", "two"])
+def test_a_pick_that_no_draft_has_is_refused_at_once(pick):
+    command = [sys.executable, ROOT / "run.py", "demo", "--pick", pick]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "argument --pick: invalid" in done.stderr and pick in done.stderr

@@ -75,6 +75,7 @@ def inside(node, bounding):
 @EVERY
 def test_the_queue_runs_it(server, info, name):
     prompt = gallery.runnable(name, info)
+    gallery.pick(prompt, "1")
     for node in prompt.values():
         inputs = node["inputs"]
         for key, most in MOST.items():
@@ -99,6 +100,31 @@ def test_the_queue_runs_it(server, info, name):
             assert np.abs(pixels(file) - given).mean() < 0.05
 
 
+def test_a_draft_that_continues_is_the_picture_of_the_whole_run(server, info):
+    """At eta .5: nothing before the pick runs again. The host scales latents between the two runs, which
+    rounds them."""
+    prompt = to_prompt(gallery.read("draft_that_continues"), info)
+    node = {each["_meta"]["title"]: key for key, each in prompt.items()}
+    size, split, first = (node[key] for key in ("Eight pictures", "Where the draft stops", "First steps"))
+    prompt[size]["inputs"].update(width=64, height=64, batch_size=3)
+    prompt[node["The whole run"]]["inputs"]["steps"] = 8
+    prompt[split]["inputs"]["step"] = 3
+    finals = node["Finals"]
+
+    assert finals not in server.queue(prompt)["outputs"]
+    gallery.pick(prompt, "2")
+    entry = server.queue(prompt)
+    [cached] = [data["nodes"] for event, data in entry["status"]["messages"] if event == "execution_cached"]
+    assert {first, node["Decode the estimates"]} <= set(cached)
+    [final] = entry["outputs"][finals]["images"]
+
+    prompt[split]["inputs"]["step"] = 8
+    prompt[node["Decode the finals"]]["inputs"]["samples"] = [first, 0]
+    whole = server.queue(prompt)["outputs"][finals]["images"][1]
+    difference = np.abs(pixels(server.image(final)) - pixels(server.image(whole)))
+    assert difference.max() < 1.5 / 255 and pixels(server.image(whole)).std() > 0.05
+
+
 def test_checkpoints_can_be_fetched():
     found = 0
     for name in gallery.names():
@@ -113,7 +139,7 @@ def test_checkpoints_can_be_fetched():
                 )
                 assert model["directory"] in folder_paths.folder_names_and_paths
                 found += 1
-    assert found == len(gallery.STAND_INS) == 4
+    assert found == len(gallery.STAND_INS) == 6
 
 
 def test_a_saved_picture_holds_its_recipe(server, info):

@@ -63,6 +63,10 @@ def ksampler(**changes):
             dict(latent_image=latent(1, 16, 8, 8, fill=0.5)),
             "latent_image has 16 channels; this model's latents have 4",
         ),
+        (
+            dict(latent_image=latent(1, 4, 3, 8, 8)),
+            "latent_image has 5 dimensions.*latents have 4",
+        ),
         (dict(latent_image=latent(1, 4, 0, 8)), "latent_image is empty"),
         (dict(latent_image=latent(0, 4, 8, 8)), "latent_image is empty"),
         (dict(latent_image=latent(2, 4, 8, 8) | {"batch_index": [5]}, eta=1.0), "batch_index"),
@@ -142,7 +146,9 @@ def test_nan_in_the_noise_of_another_node():
         ("999, 999", "must go down, each once"),
         ("1000, 10", "holds 1000; this model's timesteps are the whole numbers 0 to 999"),
         ("999, -1", "holds -1; this model's"),
-        ("99.5, 10", "holds 99.5; this model's"),
+        ("999.5, 10", "a time is 999.5; allowed are 0 to 999"),
+        ("99.5, -1", "a time is -1.0; allowed are 0 to 999"),
+        ("Turbo", "'Turbo', which is no list and no name; known are LCM, TCD, "),
         ("sigmas: 20, 1", "sigmas start at 20; this model's sigma_max is 14.6"),
         ("sigmas: 5, -1", "-1"),
         ("steps: 5", "begins with 'steps'"),
@@ -183,18 +189,13 @@ def test_lists_that_are_right(text, count):
     ],
 )
 def test_a_stride_that_starts_low_says_so(steps, stride, denoise, words, caplog, monkeypatch):
-    """In the text, on the strip, and once in the log."""
+    """In the text, on the strip (after a run too: tests/browser/test_runs.py), and once in the log."""
     monkeypatch.setattr(schedule, "_WARNED", set())
     for _ in range(2):
         out = DDIMStrideScheduler.execute(MODEL, steps, stride, denoise)
     query = {"steps": str(steps), "stride": stride, "denoise": str(denoise)}
     assert caplog.text.count("starts at timestep") == (1 if words else 0)
-    for text in (
-        out.args[1],
-        " ".join(out.ui["ddim_note"]),
-        routes.picture(query).get("note", ""),
-        caplog.text,
-    ):
+    for text in (out.args[1], routes.picture(query).get("note", ""), caplog.text):
         assert words in text and ("starts at" in text) == bool(words)
     assert torch.equal(DDIMCustomSchedule.execute(MODEL, out.args[1]).args[0], out.args[0])
     assert torch.equal(schedule.custom_sigmas(MODEL, f"# a remark\n{out.args[1]}"), out.args[0])

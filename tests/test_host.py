@@ -12,7 +12,7 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from ddim_toolkit.host import sampler, schedule
+from ddim_toolkit.host import routes, sampler, schedule
 from ddim_toolkit.host.model import alphas, model_sampling
 from ddim_toolkit.nodes.sampling import DDIMKSampler
 
@@ -52,6 +52,18 @@ def test_the_kind_of_model_tells_alpha(shipped):
     assert alphas(model_sampling(shipped[0]), [14.0, 1.0, 0.0]) == [1.0, 1.0, 1.0]
     flow = alphas(model_sampling(analytic.model(ModelType.FLOW)), [1.0, 0.75, 0.0])
     assert flow == [0.0, 0.25, 1.0]
+
+
+def test_noise_levels_find_their_rows_as_the_hosts_timestep_does(shipped):
+    import analytic
+    from comfy.model_base import ModelType
+
+    for model, above in ((shipped[0], 0), (analytic.model(ModelType.FLOW), 1)):  # flow's first row is t = 1
+        sampling = model_sampling(model)
+        sigmas = torch.cat([sampling.sigmas[[999, 500, 3]].cpu(), sampling.sigmas[20:22].mean()[None].cpu()])
+        found = torch.tensor(routes.rows(sampling.sigmas.cpu(), sigmas)) + above
+        assert found[:3].tolist() == pytest.approx(sampling.timestep(sigmas[:3]).tolist(), abs=1e-3)
+        assert 20.4 < found[3] - above < 20.6
 
 
 def test_ksampler_node_equals_its_parts_and_the_hosts_start(shipped, prompts):

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import folder_paths
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -17,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PAGES = sorted(
     [
         *ROOT.glob("*.md"),
+        ROOT / ".github" / "pull_request_template.md",
         *(ROOT / "docs").glob("*.md"),
         *(ROOT / "demo").glob("*.md"),
         *(ROOT / "js" / "docs").glob("*.md"),
@@ -29,6 +32,19 @@ def test_the_registry_takes_the_metadata():
     assert re.fullmatch(r"[a-z](-?[a-z0-9]+)*", project["name"]) and "comfyui" not in project["name"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
     assert project["dependencies"] == [] and comfy["PublisherId"] and comfy["DisplayName"]
+
+
+def test_requirements_are_what_comfyui_brings():
+    """Unpinned, and never torch: a pack that installs a version of its own breaks others."""
+    comfyui = (Path(folder_paths.__file__).parent / "requirements.txt").read_text(encoding="utf-8")
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [line for line in lines if line and not line.startswith("#")]
+    assert names and set(names) <= set(re.findall(r"^[\w.-]+", comfyui, re.MULTILINE)) - {"torch"}
+
+
+def test_the_citation_names_the_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == PROJECT["project"]["version"]
 
 
 def test_the_changelog_begins_with_the_version():

@@ -266,6 +266,8 @@ class Sweep:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A test run in the background ignores Ctrl+C, and its children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments):
@@ -329,6 +331,8 @@ def test_a_sweep_gives_what_the_queue_gives(server, info, tmp_path):
         entry = server.queue(built, workflow)
         expected = [server.image(each) for key in outputs for each in entry["outputs"][key]["images"]]
         assert [sweep.content(row) for row in mine] == expected
+        with Image.open(sweep.folder / mine[0]["file"]) as picture:  # what the page opens makes it again
+            assert Plan(json.loads(picture.text["workflow"]), info).prompt == built
     page = (sweep.folder / "index.html").read_text()
     assert all(row["file"] in page for row in rows) and "http" not in page.partition("<script>")[0]
 
@@ -377,17 +381,39 @@ def test_a_killed_worker_is_replaced(tmp_path):
 
 def test_ctrl_c_and_the_same_command_again(tmp_path):
     sweep = Sweep(tmp_path, prompt(steps=30))
-    process = sweep.start("--seeds", "0-5")
+    process = sweep.start("--seeds", "0-11")
     sweep.wait_for(2, process)
     os.killpg(process.pid, signal.SIGINT)
     status, output = sweep.end(process)
     assert status == 130 and "the same command goes on" in output
     first = sweep.rows()
-    assert 2 <= len(first) < 6 and not list(sweep.folder.rglob("*.part"))
+    assert 2 <= len(first) < 12 and not list(sweep.folder.rglob("*.part"))
     with pytest.raises(ProcessLookupError):
         os.kill(int(first[0]["worker"].rpartition(":")[2]), 0)
-    status, output = sweep.run("--seeds", "0-5")
-    assert status == 0 and f"{len(first)} of 6 are there already" in output
+    status, output = sweep.run("--seeds", "0-11")
+    assert status == 0 and f"{len(first)} of 12 are there already" in output
     assert (
-        sorted(row["seed"] for row in sweep.rows()) == list("012345") and sweep.rows()[: len(first)] == first
+        sorted(int(row["seed"]) for row in sweep.rows()) == list(range(12))
+        and sweep.rows()[: len(first)] == first
+    )
+
+
+def test_a_cluster_loses_a_machine(tmp_path):
+    """Two Ray nodes with a worker each; the worker on the second one is gone with it."""
+    sweep = Sweep(tmp_path, prompt(steps=30))
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        process = sweep.start("--seeds", "0-11", "--workers", "2", "--ray", cluster.address)
+        sweep.wait_for(2, process)
+        cluster.remove_node(second, allow_graceful=False)
+        status, output = sweep.end(process)
+    finally:
+        cluster.shutdown()
+    rows = sweep.rows()
+    assert status == 0, output
+    assert sorted(int(row["seed"]) for row in rows) == list(range(12)) and not any(
+        row["error"] for row in rows
     )

@@ -24,6 +24,7 @@ STORE = 256 * 2**20  # bytes that Ray's object store may take; pictures pass thr
 def local(workers: int):
     """Ray on this machine alone, for the length of a `with` block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # it would kill workers for what other programs use
     ray.init(
         num_cpus=max(workers, os.cpu_count() or 1),
         object_store_memory=STORE,
@@ -69,12 +70,15 @@ class Slot:
 class Crew:
     """N workers, each an actor with a ComfyUI of its own.
 
-    comfyui and arguments are those of `Worker`; environment holds what its process needs beside.
+    comfyui and arguments are those of `Worker`; environment holds what its process needs beside. Another
+    class as `worker` measures what the crew itself costs.
     """
 
-    def __init__(self, workers: int, comfyui: Path, arguments: list[str], environment: dict):
+    def __init__(
+        self, workers: int, comfyui: Path, arguments: list[str], environment: dict, worker: type = Worker
+    ):
         self.place = (str(comfyui), arguments)
-        self.maker = ray.remote(Worker).options(
+        self.maker = ray.remote(worker).options(
             num_cpus=1,
             num_gpus=1 if gpus() else 0,
             runtime_env={"env_vars": {"PYTHONPATH": str(CHECKOUT), **environment}},
