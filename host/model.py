@@ -5,6 +5,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,17 @@ def alphas(sampling, sigmas):
 def table(sampling):
     """The model's noise levels by timestep, low to high, float32 on the CPU: shape (T,)."""
     return sampling.sigmas.detach().float().cpu()
+
+
+def rows_of(sampling, sigmas):
+    """Where sigmas above 0 lie in the model's table, as floats: between rows by log sigma, as in the host."""
+    return np.interp(np.log(sigmas), table(sampling).double().log(), np.arange(len(table(sampling)))).tolist()
+
+
+def levels_at(sampling, rows):
+    """The inverse of `rows_of`."""
+    logs = table(sampling).double().log()
+    return np.exp(np.interp(rows, np.arange(len(logs)), logs)).tolist()
 
 
 def sigmas_at(sampling, timesteps):

@@ -107,7 +107,9 @@ export function sheetView({ toggle, finish, finishPicked, copyDials }) {
         make("div", { role: "row" }, ...(edges ? [head("rowheader", edges.down[i / columns])] : []), ...row),
       );
     }
-    cells.forEach((cell, i) => (cell.label.textContent = (!edges && run.labels[i]) || seedOf(run, i + 1)));
+    cells.forEach(({ label }, i) => {
+      label.textContent = label.title = (!edges && run.labels[i]) || seedOf(run, i + 1);
+    });
     return make("section", {}, make("div", { class: "ddim-run-title" }, title), grid);
   }
 

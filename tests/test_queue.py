@@ -127,6 +127,19 @@ def test_a_cancel_leaves_the_queue_as_it_was(server, stage):
     assert same(drawn(server, build(1, 5)), undisturbed)
 
 
+def test_a_draft_lora_goes_on_into_cores_nodes(server):
+    entry = queue(server, graphs.draft_lora(1, 4))
+    assert latents(server, entry)
+    assert "4 of 4 rounds, 8 teacher runs" in entry["outputs"]["work"]["text"][0]
+    assert entry["outputs"]["plot"]["images"]
+
+
+def test_a_cancelled_training_hands_on_what_it_learned(server):
+    _, entry = during(server, graphs.draft_lora(2, 100000), 3, lambda: post(server, "/interrupt"))
+    assert "of 100000 rounds, cancelled" in entry["outputs"]["work"]["text"][0]
+    assert latents(server, entry)
+
+
 def test_two_prompts_do_not_disturb_each_other(server):
     """The second is queued while the first one runs."""
     first, second = graphs.ksampler(1, 100), graphs.advanced(2, 5)
