@@ -1,7 +1,9 @@
-"""The measured schedule against all of the host's: RMSE of the final latent to a 1000-step run, on seeds that
-were not probed."""
+"""Measured coefficients against all that the host has: RMSE of the final latent to a fine run, on seeds, and
+on captions, that were not probed; and whether what comes nearer is as sharp and as like the held-out
+pictures.
+"""
 
-import itertools
+import contextlib
 import json
 import sys
 import time
@@ -10,232 +12,257 @@ from pathlib import Path
 import torch
 from ddim_toolkit.drawing.curves import draw
 
+from ._held_out import HeldOut
+
 ROOT = Path(__file__).resolve().parent.parent
-STEPS = (5, 10, 20)
-PROBED, UNSEEN, TUNED = 1, 1000, 5000  # seeds of the probe, of the comparison, of the bound
-BOUND = "gradient descent"
-SAMPLERS = ("DDIM", "dpmpp_2m")
+STEPS = (5, 8, 10)
+HOST = ("euler", "dpmpp_2m", "deis", "ipndm", "uni_pc", "res_multistep")
+PROBED, UNSEEN = 1, 1000  # seeds of the probe, of the comparison
+CFG = 4.0
+MEASURED_ON = (
+    "red heart",
+    "smiling face with sunglasses",
+    "woman astronaut dark skin tone",
+    "dog face",
+    "pizza",
+    "rocket",
+    "house with garden",
+    "flag: Japan",
+    "crying cat",
+    "tulip",
+    "guitar",
+    "waving hand light skin tone",
+)
+TRIED_ON = (
+    "blue heart",
+    "grinning face with big eyes",
+    "man firefighter medium skin tone",
+    "cat face",
+    "hamburger",
+    "airplane",
+    "castle",
+    "man running facing right dark skin tone",
+)
 
 
-def subjects():
-    """(name, MODEL, positive, negative, cfg, latent, pictures probed, pictures compared, sampler)."""
-    import analytic
-    from comfy.model_base import ModelType
-    from ddim_toolkit.demo import model as demo
+class Shipped:
+    """The shipped model at cfg 4, a batch of captions at once."""
 
-    empty = {"samples": torch.zeros(1, 4, 8, 8)}
-    for kind in (ModelType.EPS, ModelType.FLOW):
-        model = analytic.model(kind, analytic.four_modes(), 0.5)
-        for sampler in SAMPLERS:
-            yield (
-                f"mixture, {kind.name.lower()}, {sampler}",
-                model,
-                analytic.CONDITIONING,
-                analytic.CONDITIONING,
-                1.0,
-                empty,
-                16,
-                1024,
-                sampler,
-            )
-    model, clip, _ = demo.load()
+    def __init__(self):
+        from ddim_toolkit.demo import model
 
-    def encode(text):
-        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        self.model, self.clip, self.vae = model.load()
+        self.latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        self.negative = self.encode("")
 
-    for caption in ("red heart", "smiling face with sunglasses"):
-        for sampler in SAMPLERS:
-            yield (
-                f"shipped model, {caption}, cfg 4, {sampler}",
-                model,
-                encode(caption),
-                encode(""),
-                4.0,
-                {"samples": torch.zeros(1, 4, 16, 16)},
-                4,
-                8,
-                sampler,
-            )
+    def encode(self, *captions):
+        """One CONDITIONING whose batch is the captions."""
+        words = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(each))[0] for each in captions]
+        return [[torch.cat([word[0] for word in words]), words[0][1]]]
 
 
-def compare(name, model, positive, negative, cfg, latent, probed, compared, sampler):
-    """Rows {model, steps, schedule, rmse, pooled, ...} of one subject. rmse is the mean over the pictures of
-    each one's own, pooled the root of the mean square over all, in which a picture that became another one
-    weighs most.
-    """
+def sample(model, used, sigmas, positive, negative, cfg, noise):
     import comfy.sample
+
+    zeros = torch.zeros_like(noise)
+    return comfy.sample.sample_custom(
+        model, noise, cfg, used, sigmas, positive, negative, zeros, seed=0, disable_pbar=True
+    )
+
+
+def host_runs(model, steps):
+    """(sampler's name, schedule's name, SAMPLER, SIGMAS) of all that the host has for `steps` calls."""
     import comfy.samplers
     from ddim_toolkit.host import probe
+    from ddim_toolkit.host.model import model_sampling
+
+    for schedule, sigmas in probe.host_schedules(model_sampling(model), steps).items():
+        for name in HOST if len(sigmas) == steps + 1 else ():
+            yield name, schedule, comfy.samplers.sampler_object(name), torch.tensor(sigmas)
+
+
+def fine(model):
+    """(SAMPLER, SIGMAS) of what is called the reference: 1000 DDIM steps where the denoiser costs nothing; on
+    the shipped model 100 of dpmpp_2m, whose error shrinks with the square of the steps."""
+    import comfy.samplers
     from ddim_toolkit.host.model import model_sampling, table
     from ddim_toolkit.host.sampler import ddim_sampler
 
-    sampling, ddim = model_sampling(model), ddim_sampler()
-    used, order = (ddim, 1) if sampler == "DDIM" else (comfy.samplers.sampler_object(sampler), 2)
-    samples = latent["samples"].repeat(compared, 1, 1, 1)
-    noise = comfy.sample.prepare_noise(samples, UNSEEN)
+    sampling = model_sampling(model)
+    if hasattr(model.model.diffusion_model, "means"):
+        return ddim_sampler(), torch.cat([table(sampling).flip(0), torch.zeros(1)])
+    return comfy.samplers.sampler_object("dpmpp_2m"), comfy.samplers.calculate_sigmas(sampling, "karras", 100)
 
-    def run(sigmas, sampler=used):
-        return comfy.sample.sample_custom(
-            model, noise, cfg, sampler, sigmas, positive, negative, samples, seed=0, disable_pbar=True
-        )
 
-    reference = run(torch.cat([table(sampling).flip(0), torch.zeros(1)]), ddim)
+def subjects(shipped):
+    """(name, MODEL, positive, negative, cfg, latent, pictures probed, pictures compared)."""
+    import analytic
+    from comfy.model_base import ModelType
+
+    for kind in (ModelType.EPS, ModelType.FLOW):
+        model = analytic.model(kind, analytic.four_modes(), 0.5)
+        given = analytic.CONDITIONING
+        latent = {"samples": torch.zeros(1, 4, 8, 8)}
+        yield f"mixture, {kind.name.lower()}", model, given, given, 1.0, latent, 16, 512
+    for caption in MEASURED_ON[:2]:
+        positive = shipped.encode(caption)
+        yield f"shipped, {caption}", shipped.model, positive, shipped.negative, CFG, shipped.latent, 4, 4
+
+
+def compare(name, model, positive, negative, cfg, latent, probed, compared):
+    """Rows {model, steps, sampler, schedule, rmse} of one subject; the mean over the pictures of each one's
+    own."""
+    import comfy.sample
+    from ddim_toolkit.host import measured, probe
+
+    noise = comfy.sample.prepare_noise(latent["samples"].repeat(compared, 1, 1, 1), UNSEEN)
+    reference = sample(model, *fine(model), positive, negative, cfg, noise)
+
+    def row(steps, sampler, schedule, used, sigmas, **more):
+        end = sample(model, used, sigmas, positive, negative, cfg, noise)
+        error = (end - reference).flatten(1).square().mean(1).sqrt().mean().item()
+        return {"model": name, "steps": steps, "sampler": sampler, "schedule": schedule, "rmse": error} | more
+
     rows = []
     for steps in STEPS:
         begun = time.perf_counter()
-        sigmas, measured = probe.measured_schedule(
+        sigmas, recipe, found = probe.measured_schedule(
             model,
-            positive,
+            [positive],
             negative,
             cfg,
             latent,
             steps,
             seed=PROBED,
             images=probed,
-            order=order,
-            sampler_name=sampler,
+            sampler_name="measured",
         )
-        seconds = time.perf_counter() - begun
-        schedules = (
-            {"measured": sigmas}
-            | (bound(model, sampling, sigmas) if order == 1 else {})
-            | {k: torch.tensor(v) for k, v in probe.host_schedules(sampling, steps).items()}
+        cost = {"calls": found.calls, "seconds": time.perf_counter() - begun, "held_out": found.held_out}
+        used = measured.measured_sampler(recipe)
+        rows.append(row(steps, "measured", found.source, used, sigmas, **cost))
+        rows += [row(steps, *each) for each in host_runs(model, steps)]
+        print(
+            name, steps, [(r["sampler"], r["schedule"], round(r["rmse"], 4)) for r in best(rows)], flush=True
         )
-        for schedule, sigmas in schedules.items():
-            if len(sigmas) > steps + 1:  # ddim_uniform may take more steps than asked
-                continue
-            error = (run(sigmas) - reference).flatten(1).pow(2).mean(1)
-            row = {"model": name, "steps": steps, "schedule": schedule}
-            row |= {"rmse": error.sqrt().mean().item(), "pooled": error.mean().sqrt().item()}
-            if schedule == "measured":
-                row |= {
-                    "source": measured.source,
-                    "predicted": measured.predicted,
-                    "on_probed": measured.measured,
-                    "probe_calls": measured.calls,
-                    "seconds": seconds,
-                }
-            rows.append(row)
     return rows
 
 
-def bound(model, sampling, sigmas, pictures=256, rounds=80):
-    """{BOUND: the schedule after gradient descent of its true error, on seeds of their own}: what no
-    measurement can beat by much.
+def best(rows):
+    """The measured rows and the best of the host's, of each model and number of steps."""
+    found = []
+    for key in dict.fromkeys((row["model"], row["steps"]) for row in rows):
+        these = [row for row in rows if (row["model"], row["steps"]) == key]
+        found += [row for row in these if row["sampler"] == "measured"]
+        found.append(min((row for row in these if row["sampler"] in HOST), key=lambda row: row["rmse"]))
+    return found
 
-    Only for the mixtures, whose denoiser is known as a function of sigma; nothing for other models.
-    """
+
+def captions(shipped, steps=(3, 5, 8)):
+    """Rows as of `compare`, with sharpness: measured on twelve captions, a picture of each, tried on
+    others."""
     import comfy.sample
-    from ddim_toolkit.host.model import alphas, table
+    from ddim_toolkit.host import measured, probe
 
-    mixture = model.model.diffusion_model
-    if not hasattr(mixture, "means"):
-        return {}
-    empty = torch.zeros(pictures, *mixture.means.shape[1:])
-    flow = alphas(sampling, [0.5]) != [1.0]
-    start = sampling.noise_scaling(sigmas[0], comfy.sample.prepare_noise(empty, TUNED), empty)
-
-    def sample(sigmas):
-        x = start
-        for t, s in itertools.pairwise(sigmas):
-            x0 = mixture.x0(
-                x, (1 - t if flow else torch.ones_like(t)).expand(pictures), t.expand(pictures)
-            ).float()
-            x = x + (s - t) * (x - x0) / t  # the jump, in both frames
-        return x
-
-    reference = sample(torch.cat([table(sampling).flip(0), torch.zeros(1)]))
-    with torch.enable_grad():
-        ratios = (
-            (sigmas[1:-1] / sigmas[:-2]).log().neg().log().requires_grad_()
-        )  # free numbers, whatever they are sigmas fall
-        optimizer = torch.optim.Adam([ratios], lr=0.03)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, rounds)
-        for _ in range(rounds):
-            tuned = torch.cat([sigmas[:1], sigmas[0] * ratios.exp().neg().cumsum(0).exp(), torch.zeros(1)])
-            optimizer.zero_grad()
-            (sample(tuned) - reference).flatten(1).pow(2).mean(1).sqrt().mean().backward()
-            optimizer.step()
-            schedule.step()
-    return {BOUND: tuned.detach()}
-
-
-def summary(rows):
-    """One line for each model and number of steps: (model, steps, measured row, best host row, ddim_uniform
-    row or None, bound or None)."""
-    lines = []
-    for model, steps in dict.fromkeys((row["model"], row["steps"]) for row in rows):
-        these = {row["schedule"]: row for row in rows if (row["model"], row["steps"]) == (model, steps)}
-        measured = these.pop("measured")
-        least = these.pop(BOUND, None)
-        lines.append(
-            (
-                model,
-                steps,
-                measured,
-                min(these.values(), key=lambda row: row["rmse"]),
-                these.get("ddim_uniform"),
-                least,
-            )
+    positive = shipped.encode(*TRIED_ON)
+    noise = comfy.sample.prepare_noise(torch.zeros(len(TRIED_ON), 4, 16, 16), UNSEEN)
+    reference = sample(shipped.model, *fine(shipped.model), positive, shipped.negative, CFG, noise)
+    sharp, rows, recipes = sharpness(shipped.vae.decode(reference)), [], {}
+    for count in steps:
+        sigmas, recipe, _ = probe.measured_schedule(
+            shipped.model,
+            [shipped.encode(caption) for caption in MEASURED_ON],
+            shipped.negative,
+            CFG,
+            shipped.latent,
+            count,
+            seed=PROBED,
+            images=1,
+            sampler_name="measured",
         )
-    return lines
+        recipes[count] = recipe
+        runs = [("measured", "", measured.measured_sampler(recipe), sigmas)]
+        runs += [each for each in host_runs(shipped.model, count) if each[0] in ("euler", "dpmpp_2m")]
+        for sampler, schedule, used, levels in runs:
+            end = sample(shipped.model, used, levels, positive, shipped.negative, CFG, noise)
+            error = (end - reference).flatten(1).square().mean(1).sqrt().mean().item()
+            row = {"model": "other captions", "steps": count, "sampler": sampler, "schedule": schedule}
+            row |= {"rmse": error, "sharpness": sharpness(shipped.vae.decode(end)) / sharp}
+            rows.append(row)
+        print([(r["sampler"], r["steps"], r["rmse"], r["sharpness"]) for r in best(rows)], flush=True)
+    return rows, recipes
 
 
-def markdown(lines):
-    def over(row, other):
-        return f"{row['rmse'] / other['rmse']:.2f}" if row and other else ""
+def sharpness(pictures):
+    """Mean absolute difference of neighbouring pixels."""
+    return float((pictures.diff(dim=1).abs().mean() + pictures.diff(dim=2).abs().mean()) / 2)
 
+
+def distances(shipped, recipe, steps, batch=42):
+    """{name: sliced Wasserstein distance to the held-out pictures} of pictures of their captions at cfg 4."""
+    import comfy.samplers
+    from ddim_toolkit.host.measured import measured_sampler
+    from ddim_toolkit.host.model import model_sampling
+    from ddim_toolkit.host.noise import batch_noise
+
+    held_out, found = HeldOut(), {}
+    euler, sampling = comfy.samplers.sampler_object("euler"), model_sampling(shipped.model)
+    dpmpp_2m = comfy.samplers.sampler_object("dpmpp_2m")
+    runs = {
+        "reference": (dpmpp_2m, comfy.samplers.calculate_sigmas(sampling, "karras", 24)),
+        "measured": (measured_sampler(recipe), torch.tensor(recipe.coefficients.sigmas)),
+        "euler": (euler, comfy.samplers.calculate_sigmas(sampling, "karras", steps)),
+    }
+    fast = contextlib.nullcontext if torch.cuda.is_available() else torch.autocast
+    for name, (used, sigmas) in runs.items():
+        pictures = []
+        for first in range(0, len(held_out.captions), batch):
+            some = held_out.captions[first : first + batch]
+            noise = batch_noise(0, range(first, first + len(some)), (4, 16, 16))
+            with fast("cpu", torch.bfloat16) if fast is torch.autocast else fast():
+                end = sample(shipped.model, used, sigmas, shipped.encode(*some), shipped.negative, CFG, noise)
+                pictures.append(shipped.vae.decode(end).float())
+        found[name] = held_out.distance(torch.cat(pictures))
+        print(name, found[name], flush=True)
+    return found
+
+
+def markdown(rows, others, far):
     text = [
-        (
-            "| model | calls | measured | the host's best | measured / the host's best | bound / the host's"
-            " best | measured / ddim_uniform | probe calls | seconds |"
-        ),
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | calls | measured | the host's best | measured / the host's best | probe calls |",
+        "|---|---|---|---|---|---|",
     ]
-    for model, steps, measured, best, uniform, least in lines:
+    for ours, host in zip(*[iter(best(rows + others))] * 2, strict=True):
         text.append(
-            f"| {model} | {steps} | {measured['rmse']:.4f} | {best['rmse']:.4f} ({best['schedule']}) |"
-            f" {over(measured, best)} | {over(least, best)} | {over(measured, uniform)} |"
-            f" {measured['probe_calls']} | {measured['seconds']:.0f} |"
+            f"| {ours['model']} | {ours['steps']} | {ours['rmse']:.4f} | {host['rmse']:.4f}"
+            f" ({host['sampler']}, {host['schedule']}) | {ours['rmse'] / host['rmse']:.2f}"
+            f" | {ours.get('calls', '')} |"
         )
-    text += [
-        "",
-        (
-            "RMSE of the final latent to a 1000-step run, on seeds that were not probed. Bound: sigmas tuned"
-            " by gradient descent of the true error, on 256 other seeds."
-        ),
-    ]
-    for sampler in SAMPLERS:
-        ratios = [
-            measured["rmse"] / best["rmse"]
-            for model, _, measured, best, *_ in lines
-            if model.endswith(sampler)
-        ]
-        text += [
+    sharp = {row["steps"]: row["sharpness"] for row in others if row["sampler"] == "measured"}
+    return "\n".join(
+        [
+            *text,
             "",
-            (
-                f"With {sampler}, of the host's best: {sum(ratios) / len(ratios):.2f} on average,"
-                f" {max(ratios):.2f} at most."
-            ),
+            "Sharpness of the measured over the reference's, other captions: "
+            + ", ".join(f"{steps} calls {value:.3f}" for steps, value in sharp.items()),
+            "Sliced Wasserstein distance to the held-out pictures at 8 calls: "
+            + ", ".join(f"{name} {value:.4f}" for name, value in far.items()),
         ]
-    return "\n".join(text)
+    )
 
 
 def main(folder):
     sys.path.append(str(ROOT / "tests"))  # analytic.py: models whose denoiser is known
+    shipped = Shipped()
     with torch.no_grad():
-        rows = [row for subject in subjects() for row in compare(*subject)]
-    (folder / "adaptive.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    for sampler in SAMPLERS:
-        panels = {}
-        for row in rows:
-            if row["model"].endswith(sampler):
-                name = row["model"].removesuffix(f", {sampler}")
-                panels.setdefault(name, {}).setdefault(row["schedule"], {})[row["steps"]] = row["rmse"]
-        draw(
-            folder / f"adaptive_{sampler}.png",
-            f"{sampler}: error of the final latent (RMSE to a 1000-step run)",
-            panels,
-            ["ddim_uniform", "measured", BOUND],
-        )
-    return markdown(summary(rows))
+        rows = [row for subject in subjects(shipped) for row in compare(*subject)]
+        others, recipes = captions(shipped)
+        far = distances(shipped, recipes[8], 8)
+    result = {"rows": rows, "captions": others, "distances": far}
+    (folder / "adaptive.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    panels = {}
+    for row in rows:
+        series = panels.setdefault(row["model"], {}).setdefault(row["sampler"], {})
+        series[row["steps"]] = min(row["rmse"], series.get(row["steps"], row["rmse"]))
+    title = "error of the final latent (RMSE to a fine run), each sampler on its best schedule"
+    draw(folder / "adaptive.png", title, panels, ["dpmpp_2m", "measured", "euler"])
+    return markdown(rows, others, far)

@@ -17,7 +17,30 @@ from PIL import Image
 PICTURES, WARM = 40, 8  # measured, and drawn before without being counted
 TASKS = 1000  # of a worker that does nothing
 GPUS = 64
-WORKFLOW = Path(__file__).resolve().parent.parent / "example_workflows" / "ddim_vs_dpmpp.json"
+# One draft, in API format.
+DRAFT = {
+    "model": ("DDIMDemoModel", {}),
+    "positive": ("CLIPTextEncode", {"clip": ["model", 1], "text": "red heart"}),
+    "negative": ("CLIPTextEncode", {"clip": ["model", 1], "text": ""}),
+    "empty": ("EmptyLatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+    "draft": (
+        "DDIMKSampler",
+        {
+            "model": ["model", 0],
+            "positive": ["positive", 0],
+            "negative": ["negative", 0],
+            "latent_image": ["empty", 0],
+            "seed": 0,
+            "steps": 8,
+            "cfg": 4.0,
+            "eta": 0.0,
+            "stride": "trailing",
+            "denoise": 1.0,
+        },
+    ),
+    "decode": ("VAEDecode", {"samples": ["draft", 0], "vae": ["model", 2]}),
+    "show": ("PreviewImage", {"images": ["decode", 0]}),
+}
 
 
 class Idle:
@@ -34,32 +57,21 @@ class Idle:
 
 
 def plain(seeds):
-    """Seconds and processor seconds for each seed: both pictures of the workflow by calls of the engine."""
-    import comfy.samplers
+    """(seconds, processor seconds) of a draft by calls of the engine alone."""
     from ddim_toolkit.demo import model as demo
     from ddim_toolkit.host import sampler, schedule
-    from ddim_toolkit.host.model import model_sampling
 
     model, clip, vae = demo.load()
     prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("red heart", "")]
-    runs = (
-        (sampler.ddim_sampler(), schedule.stride_sigmas(model, 25, "trailing")[0]),
-        (
-            comfy.samplers.sampler_object("dpmpp_2m"),
-            comfy.samplers.calculate_sigmas(model_sampling(model), "karras", 20),
-        ),
-    )
+    ddim, sigmas = sampler.ddim_sampler(), schedule.stride_sigmas(model, 8, "trailing")[0]
     for number, seed in enumerate(seeds):
         if number == WARM:
             begin, used = time.perf_counter(), time.process_time()
-        for one, sigmas in runs:
-            latent = {"samples": torch.zeros(1, 4, 16, 16)}
-            image = vae.decode(sampler.run(model, seed, 4.0, *prompts, latent, one, sigmas)[0]["samples"])
-            pixels = (255 * image[0]).clip(0, 255).to(torch.uint8).numpy().astype(numpy.uint8)
-            Image.fromarray(pixels).save(io.BytesIO(), "png", compress_level=1)
-    return [
-        (end - start) / PICTURES for start, end in ((begin, time.perf_counter()), (used, time.process_time()))
-    ]
+        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        image = vae.decode(sampler.run(model, seed, 4.0, *prompts, latent, ddim, sigmas)[0]["samples"])
+        pixels = (255 * image[0]).clip(0, 255).numpy().astype(numpy.uint8)
+        Image.fromarray(pixels).save(io.BytesIO(), "png", compress_level=1)
+    return (time.perf_counter() - begin) / PICTURES, (time.process_time() - used) / PICTURES
 
 
 def processor_seconds(workers):
@@ -68,7 +80,7 @@ def processor_seconds(workers):
 
 
 def swept(crew, plan, results, jobs):
-    """The same for a sweep's jobs, from the moment when all its workers are warm."""
+    """The same for a sweep's drafts, from the moment when its workers are warm."""
     for number, (job, answer, error) in enumerate(crew.run(jobs, plan.build)):
         assert not error, error
         results.add(job, *answer)
@@ -79,6 +91,12 @@ def swept(crew, plan, results, jobs):
         (time.perf_counter() - begin) / (number - first),
         (processor_seconds(names) - used) / (number - first),
     )
+
+
+def wait(crew):
+    """Until all its workers are ready."""
+    while not all(slot.name for slot in crew.slots):
+        crew.result()
 
 
 def main(folder):
@@ -92,34 +110,33 @@ def main(folder):
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers, which share the cores
-    seconds = {"plain sampling": plain(range(PICTURES + WARM))}
+    with torch.inference_mode():  # as the queue
+        seconds = {"plain sampling": plain(range(PICTURES + WARM))}
     torch.set_num_threads(threads)
-    arguments, content = (
-        device_arguments(Path(sys.executable)),
-        json.loads(WORKFLOW.read_text(encoding="utf-8")),
-    )
+    arguments = device_arguments(Path(sys.executable))
+    content = {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in DRAFT.items()}
     place = Path(os.environ["COMFYUI_PATH"]), arguments, {"OMP_NUM_THREADS": "1"}
-    types = sorted({node["type"] for node in content["nodes"]})
+    types = sorted({kind for kind, _ in DRAFT.values()})
     with tempfile.TemporaryDirectory() as output:
         for workers in (1, 2):
             with cluster.local(workers):
                 crew = cluster.Crew(workers, *place)
                 plan = Plan(content, crew.object_info(types))
-                while not all(slot.name for slot in crew.slots):
-                    crew.result()
+                wait(crew)
                 results = Results(Path(output, str(workers)), plan.fingerprint, [])
                 jobs = [Job("draft", seed) for seed in range((PICTURES + WARM) * workers)]
                 seconds[f"sweep, {workers} worker{'s' * (workers > 1)}"] = swept(crew, plan, results, jobs)
         with cluster.local(2):
             crew = cluster.Crew(2, *place, worker=Idle)
             results = Results(Path(output, "idle"), plan.fingerprint, [])
+            wait(crew)
             begin, used = time.perf_counter(), time.process_time()
             for job, answer, _ in crew.run([Job("draft", seed) for seed in range(TASKS)], plan.build):
                 results.add(job, *answer)
             cost = (time.perf_counter() - begin) / TASKS, (time.process_time() - used) / TASKS
     found = {"seconds": seconds, "scheduling": cost}
     (folder / "sweep.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    lines = ["| what | seconds a run | processor seconds a run |", "|---|---|---|"]
+    lines = ["| what | seconds a draft | processor seconds a draft |", "|---|---|---|"]
     lines += [f"| {name} | {wall:.3f} | {used:.3f} |" for name, (wall, used) in seconds.items()]
     lines += [f"| scheduling alone, with writing the picture | {cost[0]:.4f} | {cost[1]:.4f} |", ""]
     busy = ", ".join(

@@ -21,15 +21,17 @@ class Root:
     """What `solve` found, for a batch of B pictures.
 
     x      (B, ...)  the solution; where it was not reached, the best iterate
-    error  (B,)      the last measured error of each picture, Python floats
+    error  (B,)      the least measured error of each picture, Python floats
     kept   (B, ...)  what `evaluate` gave beside it
     calls  evaluations that were spent
+    stalled          whether a picture was given up because nothing made it better
     """
 
     x: torch.Tensor
     error: list
     kept: torch.Tensor
     calls: int
+    stalled: bool
 
 
 def solve(evaluate, x, tolerance, max_iterations):
@@ -58,7 +60,8 @@ def solve(evaluate, x, tolerance, max_iterations):
         if not any(is_open):
             break
         x = choose(is_open, ahead, best)
-    return Root(best, error, best_kept, calls)
+    given_up = (e > tolerance and n >= PATIENCE for e, n in zip(error, stale, strict=True))
+    return Root(best, error, best_kept, calls, any(given_up))
 
 
 class Memory:

@@ -15,47 +15,71 @@ from math import atan2, hypot, isfinite, sqrt
 import torch
 
 from . import anderson
+from .jump import coefficients
 from .solve import check_finite, jumps
 
 
 @dataclass
 class Inversion:
-    """A recorded run of S jumps on a batch of B pictures; entry i belongs to the jump from sigmas[i] to
-    sigmas[i + 1].
+    """A recorded run of S jumps on a batch of B pictures; entry i of maps and errors belongs to the jump from
+    sigmas[i] to sigmas[i + 1].
 
-    states  x_t at sigmas[i], (B, ...), float32, on the CPU
+    states  x_t at each of the S + 1 sigmas, (B, ...), float32, on the CPU; the last is the picture
     maps    what the jump lacks: x_s - a x_t - b x0_hat(x_t), likewise; 0 where the jump was solved
     errors  root mean square of that, in units of sqrt(alpha_t^2 + sigma_t^2), one float a picture; empty
             where not measured
+    stalled whether the solver gave the jump up because nothing brought it nearer, likewise: where guidance
+            folds a jump over, no x_t may lead to x_s
     calls   model calls
+    unsteady  how far the model's second answer to one and the same question was from the first (root mean
+            square of the worst picture); None where it was not asked twice
     """
 
     states: list = field(default_factory=list)
     maps: list = field(default_factory=list)
     errors: list = field(default_factory=list)
+    stalled: list = field(default_factory=list)
     calls: int = 0
+    unsteady: float | None = None
 
-    def put(self, x, rest=None, errors=()):
+    @classmethod
+    def of(cls, picture):
+        """A run that has come to nothing but its picture, (B, ...)."""
+        return cls([on_cpu(picture)])
+
+    def put(self, x, rest=None, errors=(), stalled=False):
         """Record the jump before (noisier than) the last one recorded."""
-        self.states.insert(0, x.to("cpu", copy=True))  # callbacks have seen x, and may write into it
-        self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else rest.cpu())
+        self.states.insert(0, on_cpu(x))
+        self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else on_cpu(rest))
         self.errors.insert(0, list(errors))
+        self.stalled.insert(0, stalled)
 
 
-def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
+def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40, finer=None):
     """The Inversion of x (B, ...) at sigmas[-1] that ordinary DDIM over the same sigmas undoes.
 
     denoise(x, i) -> x0_hat at level i, of x's shape. Each jump is solved until its error (see Inversion) is
     at most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations
-    calls, goes on from its best iterate. Raises FloatingPointError where the model returns no finite numbers.
+    calls, goes on from its best iterate. finer(i) -> bool, where given, is asked before that: it may put a
+    level between i and i + 1 into alphas and sigmas (lists), and both halves are solved in the jump's place.
+    Raises FloatingPointError where the model returns no finite numbers.
     """
-    run, slopes, levels = Inversion(), [], list(zip(alphas, sigmas, strict=True))
-    coefficients = jumps(alphas, sigmas)
-    for i in reversed(range(len(coefficients))):
-        (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
+    run, slopes = Inversion.of(x), []
+
+    def answer(x_t, i):
+        x0 = denoise(x_t, i)
+        if run.unsteady is None:  # a cache or a momentum answers the same question otherwise
+            run.unsteady = root_mean_square(denoise(x_t, i) - x0).max().item()
+            run.calls += 1
+        return x0
+
+    i = len(sigmas) - 2
+    while i >= 0:
+        (alpha, sigma), below = (alphas[i], sigmas[i]), (alphas[i + 1], sigmas[i + 1])
+        a, b, _ = coefficients(alpha, sigma, *below)
         x_s = x
-        guess = towards_noise(x_s, extrapolated(slopes, atan2(sigma, alpha)), levels[i], levels[i + 1])
-        equation = jump_equation(lambda x_t, i=i: denoise(x_t, i), x_s, a, b, alpha, sigma)
+        guess = towards_noise(x_s, extrapolated(slopes, atan2(sigma, alpha)), (alpha, sigma), below)
+        equation = jump_equation(lambda x_t, i=i: answer(x_t, i), x_s, a, b, alpha, sigma)
         root = anderson.solve(equation, guess, tolerance, max_iterations)
         run.calls += root.calls
         if not all(map(isfinite, root.error)):
@@ -63,12 +87,16 @@ def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40):
                 f"inversion stopped at step {i + 1} (sigma {sigma:.6g}): the model returned values that are"
                 " not finite"
             )
-        x = root.x
         solved = [error <= tolerance for error in root.error]
+        if not all(solved) and finer is not None and finer(i):
+            i += 1
+            continue
+        x = root.x
         rest = anderson.choose(solved, torch.zeros_like(x), x_s - a * x - b * root.kept)
-        run.put(x, rest, root.error)
+        run.put(x, rest, root.error, root.stalled)
         slopes.append((atan2(sigma, alpha), (x - alpha * root.kept) / sigma))
         del slopes[:-2]
+        i -= 1
     return run
 
 
@@ -94,8 +122,8 @@ def ddim(denoise, x, alphas, sigmas):
 
     The noisiest jump is not measured: that would take one call more.
     """
-    run, levels, coefficients = Inversion(), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
-    last, sums = len(coefficients) - 1, []
+    run, levels, table = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
+    last, sums = len(table) - 1, []
     x_s = x
     for i in reversed(range(last + 1)):
         # At sigma 0 the slope is 0 / 0: the model is asked one level up, with the picture as it is.
@@ -103,7 +131,7 @@ def ddim(denoise, x, alphas, sigmas):
         x_in = towards_noise(x, None, levels[at], levels[i + 1])
         x0 = denoise(x_in, at)
         if at == i + 1 <= last:
-            a, b, _ = coefficients[at]
+            a, b, _ = table[at]
             run.maps[0] = x_s.cpu() - (a * x + b * x0).cpu()
             run.errors[0] = (root_mean_square(run.maps[0]) / hypot(*levels[at])).tolist()
         alpha, sigma = levels[at]
@@ -122,34 +150,45 @@ def noise_maps(denoise, x, alphas, sigmas, eta, noise):
     level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's
     would.
     """
-    run, levels, sums = Inversion(), list(zip(alphas, sigmas, strict=True)), []
-    picture, (alpha_end, sigma_end) = x, levels[-1]
-    coefficients = jumps(alphas, sigmas, eta)
-    for i in reversed(range(len(coefficients))):
-        (alpha, sigma), (a, b, _) = levels[i], coefficients[i]
-        keep = alpha / alpha_end
-        x_t = keep * picture + sqrt(max(sigma**2 - (keep * sigma_end) ** 2, 0.0)) * noise(i)
+    run, levels, sums = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), []
+    picture = x
+    table = jumps(alphas, sigmas, eta)
+    for i in reversed(range(len(table))):
+        a, b, _ = table[i]
+        x_t = diffused(picture, noise(i), levels[i], levels[-1])
         rest = x - a * x_t - b * denoise(x_t, i)
         sums.append(rest.sum())
         run.put(x_t, rest, [0.0] * len(x))
         x = x_t
-    run.calls = len(coefficients)
+    run.calls = len(table)
     check_finite(sums, sigmas[::-1])
     return run
 
 
-def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None):
+def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None, states=(), weights=()):
     """Sample from x at sigmas[0] with the recorded maps, on x's device: with the model of the inversion, its
-    picture."""
+    picture.
+
+    weights, where given, hold the run to the recorded states: after jump i, x_s goes weights[i] of the way to
+    states[i + 1] (0 free, 1 the record; floats, tensors that fit x, or None).
+    """
     sums = []
     for i, (a, b, _) in enumerate(jumps(alphas, sigmas, eta)):
         x0 = denoise(x, i)
         if callback is not None:
             callback(i, x, x0)
         x = a * x + b * x0 + maps[i].to(x)
+        if weights and weights[i] is not None:
+            x = x + weights[i] * (states[i + 1].to(x) - x)
         sums.append(x.sum())
     check_finite(sums, sigmas)
     return x
+
+
+def diffused(x_s, z, t, s):
+    """x_t drawn from the forward process, given x_s and z ~ N(0, I). t, s: (alpha, sigma)."""
+    keep = t[0] / s[0]
+    return keep * x_s + sqrt(max(t[1] ** 2 - (keep * s[1]) ** 2, 0.0)) * z
 
 
 def towards_noise(x_s, eps, t, s):
@@ -165,6 +204,11 @@ def extrapolated(slopes, angle):
         return slopes[-1][1] if slopes else None
     (earlier, eps_earlier), (later, eps_later) = slopes
     return torch.lerp(eps_earlier, eps_later, (angle - earlier) / (later - earlier))
+
+
+def on_cpu(x):
+    """A float32 copy that nothing else writes into."""
+    return x.detach().to("cpu", torch.float32, copy=True)
 
 
 def root_mean_square(x):

@@ -58,6 +58,26 @@ def coefficients(alpha_t, sigma_t, alpha_s, sigma_s, eta=0.0, variance="posterio
     return a, b, c
 
 
+def trajectory_eta(alpha_s, sigma_s, alpha_d, sigma_d):
+    """The eta of `full renoise` that leaves of eps_hat what a jump to the lower level d leaves.
+
+    Down to d without noise, then up to s by the forward process, is a x_t + b x0_hat + c z with
+    a = alpha_s sigma_d / (alpha_d sigma_t): strategic stochastic sampling, algorithm 4 of Zheng et al.,
+    "Trajectory Consistency Distillation" (arXiv 2402.19159), where d is (1 - gamma) s on the timesteps.
+    """
+    return sqrt(max(1 - (alpha_s * sigma_d / (alpha_d * sigma_s)) ** 2, 0.0))
+
+
+def in_places(a, c, t, s, mask):
+    """(a, b, c) as tensors, of the jump from t = (alpha, sigma) to s with eta scaled by mask in each place.
+
+    a and c are those of the whole eta; the share of eps_hat that makes room for noise grows with eta.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = t, s
+    a = (sigma_s**2 * (1 - mask**2) + (mask * a * sigma_t) ** 2).sqrt() / sigma_t
+    return a, alpha_s - a * alpha_t, c * mask
+
+
 def check_dial(eta, variance):
     """Raise ValueError for an unknown variance and for eta outside 0 (DDIM) to 1 (DDPM)."""
     allowed("variance", variance, VARIANCES)

@@ -1,62 +1,82 @@
-"""Deterministic multistep samplers as one rule: a step is x + (next sigma - sigma) slope, and the slope is
-extrapolated.
+"""Multistep samplers: which x0_hat a DDIM jump goes towards.
 
-What they extrapolate tells them apart. dx/dsigma = (x - x0_hat) / sigma is a slope, and so is (x - D) / sigma
-for any other guess D of x0: the same DDIM jump, towards D. Tensors of any shape; what belongs to the steps
-before comes newest first.
+dx/dsigma = (x - x0_hat) / sigma is the slope of a run: eps_hat where alpha = 1, the velocity on flow models.
+DDIM is an Euler step of it. A multistep sampler takes the same jump with another slope, or, what is the same,
+towards another guess D of x0: slope = (x - D) / sigma.
 """
 
-from .solve import ADAMS_BASHFORTH, check_order
+from collections.abc import Callable
+from math import log
+from typing import Protocol
+
+import torch
+
+# Adams-Bashforth weights, newest slope first: eq. 9 and 12 of Liu et al., "Pseudo Numerical Methods for
+# Diffusion Models on Manifolds" (arXiv 2202.09778).
+ADAMS_BASHFORTH = {
+    1: (1.0,),
+    2: (3 / 2, -1 / 2),
+    3: (23 / 12, -16 / 12, 5 / 12),
+    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+}
+
+Towards = Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Solver(Protocol):
+    """What `solve.sample` asks of a sampler, once before the run and once a step."""
+
+    def begin(self, sigmas: list[float]) -> Towards:
+        """towards(i, x, x0_hat) -> D, of x's shape: what the jump from sigmas[i] to sigmas[i + 1] goes
+        towards.
+
+        It is called for i = 0, 1, ... in order, keeps what it needs of the steps before, and changes neither
+        x nor x0_hat. It never waits for the device.
+        """
 
 
 class PLMS:
-    """The slope extrapolated, as solve.sample does: Liu et al. (2202.09778). Order 1 is DDIM."""
+    """DDIM (order 1), and the slope extrapolated by Adams-Bashforth (orders 2 to 4): Liu et al., 2202.09778.
 
-    def __init__(self, order=1):
-        check_order(order)
+    The first steps use what history there is; the jump to sigma 0 is DDIM's. Raises ValueError for another
+    order.
+    """
+
+    def __init__(self, order: int = 1):
+        if order not in ADAMS_BASHFORTH:
+            raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
         self.order = order
 
-    def slope(self, sigmas, states, slopes):
-        """sigmas: the next one, this one, that before, ...; states and slopes: here, before, ..."""
-        return sum(
-            weight * slope
-            for weight, slope in zip(ADAMS_BASHFORTH[min(self.order, len(slopes))], slopes, strict=False)
-        )
+    def begin(self, sigmas):
+        slopes = []  # newest first
 
-    def gain(self, following, sigma, before):
-        """At order 2 the slope is the newest one and gain times change."""
-        return 0.5
+        def towards(i, x, x0):
+            if self.order == 1 or sigmas[i + 1] == 0:
+                return x0
+            slopes.insert(0, (x - x0).div_(sigmas[i]))
+            del slopes[self.order :]
+            if len(slopes) == 1:
+                return x0
+            towards = x.clone()
+            for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True):
+                towards.add_(slope, alpha=-sigmas[i] * weight)
+            return towards
 
-    def change(self, sigma, before, moved, slope, slope_before):
-        return slope - slope_before
-
-    def leaps(self, sigmas):
-        """Nothing that a schedule could do about: the gain is the same for all."""
-        return 0.0
+        return towards
 
 
 class DPMSolver2M:
     """x0_hat extrapolated in log sigma, the host's dpmpp_2m: Lu et al. (2211.01095), algorithm 2."""
 
-    order = 2
+    def begin(self, sigmas):
+        before = None  # x0_hat of the step before
 
-    def slope(self, sigmas, states, slopes):
-        if len(slopes) == 1:
-            return slopes[0]
-        following, sigma, before = sigmas[:3]
-        return slopes[0] + self.gain(following, sigma, before) * self.change(
-            sigma, before, states[0] - states[1], *slopes[:2]
-        )
+        def towards(i, x, x0):
+            nonlocal before
+            last, before = before, x0
+            if last is None or sigmas[i + 1] == 0:
+                return x0
+            ratio = log(sigmas[i] / sigmas[i + 1]) / (2 * log(sigmas[i - 1] / sigmas[i]))
+            return torch.lerp(last, x0, 1 + ratio)
 
-    def gain(self, following, sigma, before):
-        return (following / sigma).log() / (2 * (before / sigma).log() * sigma)
-
-    def change(self, sigma, before, moved, slope, slope_before):
-        """Of x0_hat = x - sigma slope; moved is that of x."""
-        return moved - sigma * slope + before * slope_before
-
-    def leaps(self, sigmas):
-        """How far the steps of schedules (P, K) extrapolate: (P,), the sum of squares of what x changes by
-        for a change of 1 in x0_hat."""
-        following, sigma, before = sigmas[:, 2:], sigmas[:, 1:-1], sigmas[:, :-2]
-        return ((following - sigma) * self.gain(following, sigma, before)).pow(2).sum(1)
+        return towards

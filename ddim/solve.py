@@ -1,87 +1,64 @@
-"""Sampling: DDIM, and PLMS of order 2 to 4, as one loop over the jump of jump.py."""
+"""Sampling: DDIM, and every multistep sampler of multistep.py, as one loop over the jump of jump.py."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 
-from .jump import coefficients
-
-# Adams-Bashforth weights, newest slope first: eq. 9 and 12 of Liu et al., "Pseudo Numerical Methods for
-# Diffusion Models on Manifolds" (arXiv 2202.09778).
-ADAMS_BASHFORTH = {
-    1: (1.0,),
-    2: (3 / 2, -1 / 2),
-    3: (23 / 12, -16 / 12, 5 / 12),
-    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-}
+from .jump import coefficients, in_places
+from .multistep import PLMS, Solver
 
 
 def jumps(alphas, sigmas, eta=0.0, variance="posterior"):
     """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the
-    loop."""
-    levels = list(zip(alphas, sigmas, strict=True))
-    return [coefficients(*t, *s, eta, variance) for t, s in itertools.pairwise(levels)]
+    loop. eta is one for all jumps, or one for each."""
+    levels = list(itertools.pairwise(zip(alphas, sigmas, strict=True)))
+    etas = [eta] * len(levels) if isinstance(eta, (int, float)) else eta
+    return [coefficients(*t, *s, each, variance) for (t, s), each in zip(levels, etas, strict=True)]
 
 
 def sample(
-    denoise,
-    x,
-    alphas,
-    sigmas,
+    denoise: Callable[[torch.Tensor, int], torch.Tensor],
+    x: torch.Tensor,
+    alphas: list[float],
+    sigmas: list[float],
     *,
-    eta=0.0,
-    variance="posterior",
-    order=1,
-    noise=None,
-    clip=None,
-    callback=None,
-):
+    solver: Solver | None = None,
+    eta: float | list[float] = 0.0,
+    variance: str = "posterior",
+    noise: Callable[[int], torch.Tensor] | None = None,
+    mask: torch.Tensor | None = None,
+    clip: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    callback: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
+) -> torch.Tensor:
     """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
 
-    denoise(x, i) -> x0_hat at level i, of x's shape (the state keeps x's dtype whatever x0_hat's is);
-    noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat) -> x0_hat; callback(i, x, x0_hat) before
-    the jump. alphas and sigmas are Python floats.
+    denoise(x, i) -> x0_hat at sigmas[i], of x's shape (the state keeps x's dtype whatever x0_hat's is);
+    solver: multistep.py's, DDIM without one; noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat)
+    -> x0_hat; callback(i, x, x0_hat) before the jump. eta is one number, or one for each jump; mask (0 to 1,
+    of a shape that goes with x's) scales it in each place.
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
-    state stopped being finite, ValueError for a bad schedule, eta, variance or order.
+    state stopped being finite, ValueError for a bad schedule, eta or variance.
     """
-    check_order(order)
-    slopes, sums = [], []
+    towards = (solver or PLMS()).begin(sigmas)
+    sums = []
     for i, (a, b, c) in enumerate(jumps(alphas, sigmas, eta, variance)):
         x0 = denoise(x, i).to(x.dtype)
         if clip is not None:
             x0 = clip(x0)
         if callback is not None:
             callback(i, x, x0)
-        if order > 1 and sigmas[i + 1] > 0:
-            x0 = multistep(x, x0, sigmas[i], slopes, order)
-        x = torch.mul(x0, b).add_(x, alpha=a)
-        if c > 0:
-            x.add_(noise(i), alpha=c)
+        x0 = towards(i, x, x0)
+        if c == 0:
+            x = torch.mul(x0, b).add_(x, alpha=a)
+        elif mask is None:
+            x = torch.mul(x0, b).add_(x, alpha=a).add_(noise(i), alpha=c)
+        else:
+            a, b, c = in_places(a, c, (alphas[i], sigmas[i]), (alphas[i + 1], sigmas[i + 1]), mask)
+            x = a * x + b * x0 + c * noise(i)
         sums.append(x.sum())  # one read; a NaN or infinity anywhere shows in it
     check_finite(sums, sigmas)
     return x
-
-
-def check_order(order):
-    """Raise ValueError for an order that is neither DDIM's nor PLMS's."""
-    if order not in ADAMS_BASHFORTH:
-        raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
-
-
-def multistep(x, x0, sigma, slopes, order):
-    """x0_hat that the combined slope implies; appends the newest slope to slopes, newest first.
-
-    The slope (x - x0_hat) / sigma is dx/dsigma: eps_hat where alpha = 1, the velocity on flow models. The
-    jump itself (the paper's transfer part) stays DDIM's. The first steps use what history there is.
-    """
-    slopes.insert(0, (x - x0).div_(sigma))
-    del slopes[order:]
-    if len(slopes) == 1:
-        return x0
-    x0 = x.clone()
-    for weight, slope in zip(ADAMS_BASHFORTH[len(slopes)], slopes, strict=True):
-        x0.add_(slope, alpha=-sigma * weight)
-    return x0
 
 
 def check_finite(sums, sigmas):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import latent_preview
 import torch
 
-from ..ddim.solve import ADAMS_BASHFORTH
+from ..ddim.checks import allowed
+from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
 
@@ -52,7 +53,7 @@ def values(name, dial, text, dials):
     head, _, body = text.rpartition(":")
     if head.strip() not in ("", dial):
         raise ValueError(f"{name} begins with {head.strip()!r}, but its dial is {dial}")
-    drawn = dial == "seed" and re.fullmatch(r"\s*(\d+)\s+random\s*", body)
+    drawn = dial == "seed" and re.fullmatch(r"\s*(\d{1,9})\s+random\s*", body)
     words = [word for word in re.split(r"[\s,;]+", body) if word]
     count = int(drawn[1]) if drawn else max(len(words), 1)
     if not 1 <= count <= MOST_VALUES:
@@ -84,6 +85,8 @@ def plan(model, dials, across, across_values, down, down_values):
 
     dials  the value of every dial, and of denoise, where they are not varied
     """
+    allowed("across", across, DIALS)
+    allowed("down", down, DIALS)
     if across == down:
         raise ValueError(f"across and down are both {across}; they must be two dials")
     columns = values("across_values", across, across_values, dials)

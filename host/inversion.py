@@ -1,25 +1,28 @@
-"""Inversion through the host: its guider, so that conditioning, masks, hooks, previews and cancel work as in
+"""Inversion through the host's guider, so that conditioning, masks, hooks, previews and cancel work as in
 sampling."""
 
+import math
 from dataclasses import dataclass
 
-import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
-from tqdm.auto import tqdm
 
 from ..ddim import invert
 from ..ddim.checks import allowed
-from . import latents
-from .model import alphas, check_sigmas, model_sampling
+from . import latents, noise_left
+from .keyframes import Keyframes
+from .loop import model_calls, rows
+from .masked import MaskedNoise
+from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
 from .travel import Travels
 
 METHODS = ("exact", "ddim")
+PASSES = 12  # most inversions of a picture under a soft mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,163 +57,218 @@ class InvertedNoise(Travels):
         return unpacked(packed(latents.parts({"samples": noise})) - self.weight * seen, latent)
 
 
-class Inverter(comfy.samplers.Sampler):
-    """A SAMPLER that runs from the latent to the noise. What it finds stays in `run`, `start` and `weights`:
-    the host divides what a sampler returns by 1 - sigma on flow models, which is 0 at their top."""
+@dataclass
+class Result:
+    """What sample_inversion found: run, start, levels (those of the run), unsettled (how far the noise that
+    the model sees under a soft mask moved in the end, root mean square)."""
 
-    def __init__(self, method, eta, tolerance, max_iterations, indices):
-        self.method, self.eta, self.tolerance, self.max_iterations, self.indices = (
-            method,
-            eta,
-            tolerance,
-            max_iterations,
-            indices,
-        )
-
-    def sample(
-        self,
-        model_wrap,
-        sigmas,
-        extra_args,
-        callback,
-        noise,
-        latent_image=None,
-        denoise_mask=None,
-        disable_pbar=False,
-    ):
-        sampling = model_wrap.inner_model.model_sampling
-        levels = check_sigmas(sigmas, sampling)
-        levels_alpha = alphas(sampling, levels)
-        model = comfy.samplers.KSamplerX0Inpaint(model_wrap, sigmas)
-        model.latent_image, model.noise = latent_image, noise
-        extra_args["denoise_mask"] = denoise_mask
-        x = levels_alpha[-1] * latent_image.float()
-        ones, calls = x.new_ones([x.shape[0]]), 0
-        steps = len(levels) - 1
-        solving = self.method == "exact" and self.eta == 0
-
-        with tqdm(total=steps, disable=disable_pbar) as bar:
-
-            def denoise(x, i):
-                nonlocal calls
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                x0 = model(x, sigmas[i] * ones, **extra_args)
-                calls += 1
-                bar.total = (
-                    calls + 3 * i if solving else steps
-                )  # about 3 calls a step that is still to be solved
-                bar.update()
-                if callback is not None:
-                    callback(calls - 1, x0, x, max(bar.total, calls))
-                return x0
-
-            def draw(i):
-                number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
-                return batch_noise(extra_args.get("seed") or 0, self.indices, x.shape[1:], stream=number).to(
-                    x.device
-                )
-
-            if self.eta > 0:
-                self.run = invert.noise_maps(denoise, x, levels_alpha, levels, self.eta, draw)
-            elif solving:
-                self.run = invert.exact(denoise, x, levels_alpha, levels, self.tolerance, self.max_iterations)
-            else:
-                self.run = invert.ddim(denoise, x, levels_alpha, levels)
-
-        self.top = self.max_denoise(model_wrap, sigmas)
-        unit = torch.ones((1, 1), device=sigmas.device)
-        self.alpha, self.scale = (
-            sampling.noise_scaling(sigmas[0], noise_part, latent_part, self.top).item()
-            for noise_part, latent_part in ((unit * 0, unit), (unit, unit * 0))
-        )
-        start = self.run.states[0]
-        if denoise_mask is not None:  # what the mask keeps comes back from any noise: it gets proper one
-            drawn = self.alpha * latent_image + self.scale * noise
-            start = torch.where(denoise_mask.cpu() > 0, start, drawn.float().cpu())
-        self.start = start
-        return latent_image
+    run: invert.Inversion
+    start: Start
+    levels: list[float]
+    unsettled: float
 
 
 @dataclass
 class Inverted:
-    """What an inversion found: noise NOISE, latent LATENT of its numbers, replay SAMPLER, run
-    (ddim.invert.Inversion), sigmas, top (whether they start at pure noise), round_trip (RMSE of the worst
-    picture, or None)."""
+    """What an inversion found.
+
+    noise       InvertedNoise
+    latent      LATENT of its numbers
+    state       LATENT with the noise left in it, as a sampler gives it whose sigmas end where these start
+    replay      SAMPLER that replays the recorded run
+    run         ddim.invert.Inversion
+    sigmas      SIGMAS of the run, those given or refined
+    top         whether they start at pure noise
+    unsettled   see Result
+    round_trip  RMSE of the worst picture, or None where not measured
+    """
 
     noise: InvertedNoise
     latent: dict
-    replay: object
+    state: dict
+    replay: comfy.samplers.KSAMPLER
     run: invert.Inversion
-    sigmas: list
+    sigmas: torch.Tensor
     top: bool
+    unsettled: float
     round_trip: float | None = None
 
 
-def invert_latent(
+def sample_inversion(
     model,
-    positive,
-    negative,
-    cfg,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    result,
+    method,
+    eta,
+    tolerance,
+    max_iterations,
+    refine_sigmas,
+    batch_index,
+):
+    """The host's sampler-function signature around ddim.invert: from the latent image to the noise.
+
+    Appends a Result to `result`: the host divides what a sampler returns by 1 - sigma on flow models, which
+    is 0 at their top. The latent image is what the sampler returns.
+
+    Under a soft mask it is repeated: see host.masked.
+    """
+    guider = model.inner_model
+    sampling = guider.inner_model.model_sampling
+    levels = check_sigmas(sigmas, sampling)
+    levels_alpha, start = alphas(sampling, levels), Start.of(sampling, levels[0])
+    x, given = levels_alpha[-1] * model.latent_image.float(), len(levels)
+    asked, mask, model_options = rows(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
+    keyframes = Keyframes(guider, model_options, asked)
+    stepwise = "denoise_mask_function" in model_options
+    masked, unsettled = MaskedNoise(model, mask, start, levels_alpha, levels, stepwise), 0.0
+
+    def draw(i):
+        number = stream(levels[i], 0) + (1 << 64)  # other noise than that of a run with the same seed
+        seed = extra_args.get("seed") or 0
+        return batch_noise(seed, batch_index, x.shape[1:], stream=number).to(x.device)
+
+    def finer(i):
+        if len(levels) - given >= refine_sigmas:
+            return False
+        middle = math.sqrt(levels[i] * levels[i + 1]) if levels[i + 1] > 0 else levels[i] / 2
+        asked.insert(i + 1, asked[i].new_full(asked[i].shape, middle))
+        levels.insert(i + 1, float(asked[i + 1][0]))
+        levels_alpha[:] = alphas(sampling, levels)
+        masked.grow(i + 1)
+        return True
+
+    with model_calls(model, x, asked, extra_args, callback, disable) as (call, report):
+
+        def denoise(x, i):
+            keyframes.move(i)
+            if eta == 0:
+                masked.show(x, i)
+            x0 = call(x, i)
+            if report is not None:
+                report(i, x, x0)
+            return x0
+
+        def once():
+            if method == "exact":
+                return invert.exact(denoise, x, levels_alpha, levels, tolerance, max_iterations, finer)
+            return invert.ddim(denoise, x, levels_alpha, levels)
+
+        if eta > 0:  # its noise is known beforehand
+            ends = [(levels_alpha[k], levels[k]) for k in (0, -1)]
+            model.noise = start.noise(invert.diffused(x, draw(0), *ends), model.latent_image)
+            run = invert.noise_maps(denoise, x, levels_alpha, levels, eta, draw)
+        else:
+            calls = 0
+            for _ in range(PASSES):
+                run = once()
+                calls, unsettled = calls + run.calls, masked.settle(run)
+                if method != "exact" or unsettled <= tolerance:
+                    break
+            run.calls = calls
+    result.append(Result(run, start, levels, unsettled))
+    return model.latent_image
+
+
+def cfg_guider(model, positive, negative, cfg):
+    """The host's CFGGuider."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(cfg)
+    return guider
+
+
+def invert_latent(
+    guider,
     latent,
     sigmas,
+    *,
     method="exact",
     eta=0.0,
     tolerance=1e-5,
     max_iterations=40,
+    refine_sigmas=0,
     noise_seed=0,
     measure=False,
 ):
-    """The Inverted of a LATENT over `sigmas`, falling as for sampling. Raises ValueError for bad input,
-    before any work."""
-    check_options(method, eta, tolerance, max_iterations)
-    check_sigmas(sigmas, model_sampling(model))
-    latent = latents.fitting(latent, model)
-    if not all(torch.isfinite(part).all() for part in latents.parts(latent)):
-        raise ValueError("latent_image: it holds NaN or infinite numbers")
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    indices = latents.batch_indices(latent)
-    inverter = Inverter(method, eta, tolerance, max_iterations, indices)
+    """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
+    bad input, before any work."""
+    check_options(method, eta, tolerance, max_iterations, refine_sigmas)
+    model = guider.model_patcher
+    levels = check_sigmas(sigmas, model_sampling(model))
+    check_model(model)
+    latent = noise_left.check(latents.check(latent, model), levels[-1])
+    indices, result = latents.batch_indices(latent), []
+    options = {
+        "result": result,
+        "method": method,
+        "eta": eta,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "refine_sigmas": refine_sigmas,
+        "batch_index": indices,
+    }
+    inverter = comfy.samplers.KSAMPLER(sample_inversion, options)
     sample(guider, latent_noise(latent, noise_seed), latent, inverter, sigmas, noise_seed)
+    run, start, levels = result[0].run, result[0].start, result[0].levels
 
-    empty = latents.empty(latent, indices)
-    held = HeldNoise.of(
-        empty | {"samples": unpacked(inverter.start / inverter.scale, latent)}, noise_seed, "inverted noise"
-    )
-    noise = InvertedNoise(held, inverter.alpha / inverter.scale, model.get_model_object("latent_format"))
-    drawn = noise.generate_noise(empty if inverter.top else latent)
-    replay = replay_sampler(inverter.run, sigmas, eta, model_sampling(model))
+    empty, top = latents.empty(latent, indices), run.states[0]
+    numbers = empty | {"samples": unpacked(top / start.scale, latent)}
+    held = HeldNoise.of(numbers, noise_seed, "inverted noise")
+    noise = InvertedNoise(held, start.alpha / start.scale, model.get_model_object("latent_format"))
+    drawn = noise.generate_noise(empty if start.top else latent)
     kept = {key: value for key, value in latent.items() if key != "noise_mask"}
-    found = Inverted(noise, kept | {"samples": drawn}, replay, inverter.run, sigmas.tolist(), inverter.top)
+    # At the top of a flow model alpha is 0: the state is noise alone.
+    state = model.model.process_latent_out(top / (start.alpha or 1.0))
+    sigmas = torch.tensor(levels, dtype=sigmas.dtype)
+    found = Inverted(
+        noise=noise,
+        latent=noise_left.mark(kept | {"samples": drawn}, math.inf),
+        state=noise_left.mark(kept | {"samples": unpacked(state, latent)}, levels[0]),
+        replay=replay_sampler(run, sigmas, eta, model_sampling(model)),
+        run=run,
+        sigmas=sigmas,
+        top=start.top,
+        unsettled=result[0].unsettled,
+    )
     if measure:
-        again = sample(
-            guider,
-            noise.generate_noise(latent),
-            latent,
-            replay if eta > 0 else ddim_sampler(),
-            sigmas,
-            noise_seed,
-        )
-        process_in = noise.latent_format.process_in
-        gap = process_in(packed(latents.parts({"samples": again})).float().cpu()) - process_in(
-            packed(latents.parts(latent)).float().cpu()
-        )
-        found.round_trip = invert.root_mean_square(gap).max().item()
+        with_sampler = found.replay if eta > 0 else ddim_sampler()
+        again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
+        seen = [
+            noise.latent_format.process_in(packed(latents.parts(each))).float().cpu()
+            for each in ({"samples": again}, latent)
+        ]
+        found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
 
 
-def check_options(method, eta, tolerance, max_iterations):
+def check_model(model):
+    """Raise ValueError for a MODEL that skips calls by what came before."""
+    cache = model.model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:
+        raise ValueError(
+            f"model: {cache.name} takes answers over from the calls before, which come in another order here."
+            f" Connect the model from before {cache.name}"
+        )
+
+
+def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
     """Raise ValueError that names the first bad option."""
     allowed("method", method, METHODS)
     if not 0.0 <= eta <= 1.0:
         raise ValueError(
             f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"
         )
-    if not tolerance > 0:
+    if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
+    if refine_sigmas < 0:
+        raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
 
 
 def sample(guider, noise, latent, sampler, sigmas, seed):
@@ -237,52 +295,3 @@ def unpacked(x, latent):
     """The inverse of `packed`, in the form of `latent`'s samples."""
     shapes = [part.shape for part in latents.parts(latent)]
     return x if len(shapes) == 1 else latents.join(comfy.utils.unpack_latents(x, shapes), latent)
-
-
-def report(found, tolerance, eta, method):
-    """What happened, as text, a line each."""
-    run, steps = found.run, len(found.run.states)
-    noise = latents.parts(found.latent)[0].float()
-    deviation, correlation = invert.gaussianity(noise)
-    how = f"noise maps at eta {eta:g}" if eta > 0 else method
-    lines = [f"{how}: {steps} steps, {run.calls} model calls"]
-    worst = [max(errors, default=0.0) for errors in run.errors]
-    if eta == 0:
-        at = max(range(steps), key=worst.__getitem__)
-        lines.append(f"worst residual: {worst[at]:.2g} at {step(found, at)}")
-    if eta == 0 and method == "exact":
-        missed = [i for i in range(steps) if worst[i] > tolerance]
-        lines += [
-            f"not converged: {step(found, i)}, residual {worst[i]:.2g} instead of {tolerance:.2g}"
-            for i in missed
-        ]
-        if missed == [steps - 1] and found.sigmas[-1] == 0:
-            lines.append(
-                "try sigmas whose last step is smaller, such as stride linspace, or more max_iterations"
-            )
-        elif missed:
-            lines.append("try cfg 1, more steps, or more max_iterations")
-    if found.round_trip is not None:
-        lines.append(
-            f"round trip: RMSE {found.round_trip:.2g} of the latent as the model sees it"
-            + (", by the replay sampler" if eta > 0 else "")
-        )
-    lines.append(
-        f"noise: standard deviation {deviation:.3f} (1 for a Gaussian), correlation of neighbours"
-        f" {correlation:.3f} (0)"
-    )
-    if eta > 0:
-        lines.append(
-            "noise maps: standard deviation "
-            + f"{invert.gaussianity(torch.stack(run.maps[:-1] or run.maps))[0]:.3f}"
-        )
-    if not found.top:
-        lines.append(
-            f"partial: the sigmas start at {found.sigmas[0]:.4g}, so the noise belongs to a latent; sample on"
-            " the picture's own"
-        )
-    return "\n".join(lines)
-
-
-def step(found, i):
-    return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"

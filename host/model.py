@@ -3,7 +3,9 @@
 import itertools
 import logging
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,17 @@ def alphas(sampling, sigmas):
 def table(sampling):
     """The model's noise levels by timestep, low to high, float32 on the CPU: shape (T,)."""
     return sampling.sigmas.detach().float().cpu()
+
+
+def rows_of(sampling, sigmas):
+    """Where sigmas above 0 lie in the model's table, as floats: between rows by log sigma, as in the host."""
+    return np.interp(np.log(sigmas), table(sampling).double().log(), np.arange(len(table(sampling)))).tolist()
+
+
+def levels_at(sampling, rows):
+    """The inverse of `rows_of`."""
+    logs = table(sampling).double().log()
+    return np.exp(np.interp(rows, np.arange(len(logs)), logs)).tolist()
 
 
 def sigmas_at(sampling, timesteps):
@@ -71,6 +84,28 @@ def check_sigmas(sigmas, sampling=None):
     if sampling is not None and of_flow(levels, sampling):
         log.warning("DDIM: %s", of_flow(levels, sampling))
     return levels
+
+
+@dataclass
+class Start:
+    """How the host mixes what a run starts at: alpha * latent + scale * noise; top: from pure noise."""
+
+    alpha: float
+    scale: float
+    top: bool
+
+    @classmethod
+    def of(cls, sampling, sigma):
+        """For a run that starts at `sigma`, with the model's model_sampling."""
+        highest = float(sampling.sigma_max)
+        top = math.isclose(highest, sigma, rel_tol=1e-5) or sigma > highest
+        one, none, sigma = torch.ones(1, 1), torch.zeros(1, 1), torch.tensor(sigma)
+        alpha = sampling.noise_scaling(sigma, none, one, top).item()
+        return cls(alpha, sampling.noise_scaling(sigma, one, none, top).item(), top)
+
+    def noise(self, state, picture):
+        """The noise from which a run on `picture` starts at `state`."""
+        return (state - self.alpha * picture) / self.scale
 
 
 def of_flow(levels, sampling):

@@ -99,20 +99,25 @@ def load(name):
     try:
         recipe, form = json.loads(header["recipe"]), json.loads(header.get("form", "{}"))
         indices, seed = recipe["batch_index"], recipe["seed"]
-        whole = type(seed) is int and all(type(index) is int and 0 <= index < PICTURES for index in indices)
+        whole = type(seed) is int and type(indices) is list
+        whole = whole and all(type(index) is int and 0 <= index < PICTURES for index in indices)
         weight, format_name = form.get("weight"), form.get("latent_format")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"file: the recipe in the header of {name} is damaged ({type(error).__name__}: {error})."
         ) from error
-    fits = parts and all(
-        part.ndim > 1
-        and part.numel() > 0
-        and part.shape[0] == len(indices)
-        and str(part.dtype)[6:] in _FLOATS
-        for part in parts
+    fits = (
+        whole
+        and parts
+        and all(
+            part.ndim > 1
+            and part.numel() > 0
+            and part.shape[0] == len(indices)
+            and str(part.dtype)[6:] in _FLOATS
+            for part in parts
+        )
     )
-    if not whole or not fits:
+    if not fits:
         raise ValueError(
             f"file: the tensors and the recipe of {name} do not belong together, or its batch_index leaves 0"
             f" to {PICTURES - 1}."
@@ -121,11 +126,11 @@ def load(name):
     held = HeldNoise(tuple(parts), tuple(indices), seed, title, bool(form.get("empty_only")))
     if weight is None:
         return held, held.empty_latent(), recipe
-    known = _latent_format(format_name)
+    known = _latent_format(format_name, packed(parts).float())
     if known is None or type(weight) is not float or not math.isfinite(weight):
         raise ValueError(
             f"file: {name} holds inverted noise of weight {weight!r} for the latent format {format_name!r},"
-            " which this ComfyUI does not have. Update ComfyUI."
+            " which this ComfyUI does not have for latents of that shape. Update ComfyUI."
         )
     return InvertedNoise(held, weight, known), held.empty_latent(), recipe
 
@@ -148,7 +153,7 @@ def _form(noise, parts):
         return {}
     if isinstance(noise, InvertedNoise):
         name, seen = type(noise.latent_format).__name__, packed(list(parts)).float()
-        known = _latent_format(name)
+        known = _latent_format(name, seen)
         if known and torch.equal(known.process_in(seen), noise.latent_format.process_in(seen)):
             return {"weight": noise.weight, "latent_format": name}
     return {"empty_only": True}  # mixed, or made for a latent format that no name brings back
@@ -165,11 +170,13 @@ def _looks_at_latents(noise):
     return is_dataclass(noise) and any(_looks_at_latents(getattr(noise, f.name)) for f in fields(noise))
 
 
-def _latent_format(name):
-    """ComfyUI's own latent format of that name, or None."""
+def _latent_format(name, seen):
+    """ComfyUI's own latent format of that name, or None where there is none for samples like `seen`."""
     found = getattr(comfy.latent_formats, name, None) if isinstance(name, str) else None
-    formats = isinstance(found, type) and issubclass(found, comfy.latent_formats.LatentFormat)
-    return found() if formats else None
+    if not (isinstance(found, type) and issubclass(found, comfy.latent_formats.LatentFormat)):
+        return None
+    with suppress(RuntimeError):  # other channels
+        return found() if found().process_in(seen).shape == seen.shape else None
 
 
 def _digest(own, parts):

@@ -1,19 +1,21 @@
 """A schedule measured on a MODEL: the probe runs through the host's own guider, so that guidance, LoRA and
 patches count."""
 
+import itertools
 import math
+from functools import partial
 
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
-import comfy.utils
 import latent_preview
 import torch
 
-from ..ddim import adaptive
 from ..ddim.checks import allowed, within
-from ..ddim.trajectory import BETWEEN
+from ..ddim.measured.coefficients import Coefficients
+from ..ddim.measured.schedule import CRITERIA, Measured, measure, run
+from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
+from .measured import Guidance, Recipe, kind, rounded
 from .model import check_no_cache, model_sampling
 from .noise import latent_noise
 
@@ -58,31 +60,72 @@ def host_schedules(sampling, steps):
     return found
 
 
+SAMPLERS = ("DDIM", "dpmpp_2m", "measured")
+
+
+class Prompts(comfy.samplers.CFGGuider):
+    """A CFGGuider for several prompts at once: the batch is as many pictures of each, one after the other."""
+
+    def set_prompts(self, positives, negative):
+        self.names = ["positive", *(f"positive_{k}" for k in range(2, len(positives) + 1))]
+        self.inner_set_conds(dict(zip(self.names, positives, strict=True)) | {"negative": negative})
+
+    def predict_noise(self, x, timestep, model_options=None, seed=None):
+        parts = zip(x.chunk(len(self.names)), timestep.chunk(len(self.names)), self.names, strict=True)
+        return torch.cat(
+            [
+                comfy.samplers.sampling_function(
+                    self.inner_model,
+                    part,
+                    time,
+                    self.conds.get("negative"),
+                    self.conds[name],
+                    self.cfg,
+                    model_options=model_options or {},
+                    seed=seed,
+                )
+                for part, time, name in parts
+            ]
+        )
+
+
 def measured_schedule(
     model,
-    positive,
+    positives: list,
     negative,
-    cfg,
-    latent,
-    steps,
+    cfg: float,
+    latent: dict,
+    steps: int,
     *,
-    order=1,
-    sampler_name=adaptive.SAMPLERS[0],
-    criterion=adaptive.CRITERIA[0],
-    seed=0,
-    probe_steps=64,
-    images=4,
-    refine=4,
-):
-    """(SIGMAS (steps + 1,), ddim.adaptive.Measured) for a MODEL under its conditioning and guidance; errors
-    are those of the LATENT.
+    order: int = 1,
+    sampler_name: str = "DDIM",
+    criterion: str = CRITERIA[0],
+    seed: int = 0,
+    probe_steps: int = 64,
+    images: int = 4,
+    refine: int = 4,
+) -> tuple[torch.Tensor, Recipe | None, Measured]:
+    """(SIGMAS (steps + 1,), Recipe of coefficients or None where they gain nothing, what was found) for a
+    MODEL.
 
-    The latent gives the size of the pictures; its first one is used. order and sampler_name are those of the
-    sampler that will use the schedule, as ddim.adaptive.solver_of knows them. Raises ValueError for bad
-    numbers.
+    Errors are those of the LATENT. latent gives the size of the pictures; its first one is used. positives:
+    the prompts, `images` pictures of each. order and sampler_name: of the sampler without coefficients that
+    the schedule is to suit. Raises ValueError for bad numbers.
     """
-    solver = adaptive.solver_of(order, sampler_name)
-    allowed("criterion", criterion, adaptive.CRITERIA)
+    allowed("sampler_name", sampler_name, SAMPLERS)
+    if sampler_name == "dpmpp_2m" and order != 2:
+        raise ValueError(f"order is {order}; dpmpp_2m is of order 2")
+    ddim = "euler" if order == 1 or sampler_name != "DDIM" else f"DDIM Sampler of order {order}"
+    samplers = {
+        ddim: partial(run, solver=PLMS(order if sampler_name == "DDIM" else 1)),
+        "dpmpp_2m": partial(run, solver=DPMSolver2M()),
+    }
+    used, extrapolated = {
+        "DDIM": (ddim, "slope" if order > 1 else None),
+        "dpmpp_2m": ("dpmpp_2m", "x0_hat"),
+        "measured": (None, None),
+    }[sampler_name]
+    allowed("criterion", criterion, CRITERIA)
     within("probe_images", images, 1)
     within("refine", refine, 0)
     within("probe_steps", probe_steps, 4, 256)
@@ -90,73 +133,72 @@ def measured_schedule(
         raise ValueError(f"steps is {steps}; allowed are 1 to probe_steps, which is {probe_steps}")
     check_no_cache(model)
     sampling = model_sampling(model)
-    fine = probe_levels(sampling, (probe_steps - 1) * BETWEEN + 1)
-    first = [
-        part[:1].repeat(images, *[1] * (part.ndim - 1))
-        for part in latents.parts(latents.check(latent, model))
-    ]
-    samples = latents.join(first, latent)
-    noise = latent_noise({"samples": samples}, seed)
-    candidates = host_schedules(sampling, steps)
-    total = probe_steps + (steps * (refine + adaptive.STARTS) if refine else 0)  # at most
+    levels = probe_levels(sampling, probe_steps)
+    latent = latents.check(latent, model)
+    samples = latents.join(
+        [part[:1].repeat(images * len(positives), *[1] * (part.ndim - 1)) for part in latents.parts(latent)],
+        latent,
+    )
+    total = probe_steps + (steps * (refine + 4) if refine else 0)  # at most
     out = model.model.process_latent_out  # affine: what a difference of x becomes in the LATENT
     preview = latent_preview.prepare_callback(model, total)
     result = []
 
     def measuring(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        calls = 0
-        ones = x.new_ones([x.shape[0]])
-        told = extra_args["model_options"]["transformer_options"]
+        calls, x = itertools.count(), x.float()
+        guidance = Guidance(len(x))
+        watched = guidance.watched(extra_args)
+        told = watched["model_options"]["transformer_options"]
         reference = told["sample_sigmas"]
 
         def denoise(x, sigma):
-            nonlocal calls
             comfy.model_management.throw_exception_if_processing_interrupted()
             # Context windows look for the call's sigma here.
             among = torch.isclose(reference, reference.new_tensor(sigma), rtol=1e-4).any()
             told["sample_sigmas"] = reference if among else reference.new_tensor([sigma, 0.0])
-            x0 = model(x, sigma * ones, **extra_args).float()
-            preview(calls, x0, x, total)
-            calls += 1
+            guidance.parts.clear()
+            x0 = model(x, x.new_full([len(x)], sigma), **watched).float()
+            preview(next(calls), x0, x, total)
             return x0
 
-        x = x.float()
-        result.append(
-            adaptive.measure(
-                denoise,
-                x,
-                fine,
-                steps,
-                solver=solver,
-                refine=refine,
-                candidates=candidates,
-                criterion=criterion,
-                seen=lambda x: out(x) - out(torch.zeros_like(x)),
-            )
+        measured = measure(
+            denoise,
+            x,
+            levels,
+            steps,
+            samplers=samplers,
+            used=used,
+            extrapolated=extrapolated,
+            candidates=host_schedules(sampling, steps),
+            criterion=criterion,
+            refine=refine,
+            seen=lambda x: out(x) - out(torch.zeros_like(x)),
+            guidance=guidance if cfg != 1 else None,
         )
+        result.append(measured)
         return x
 
-    comfy.sample.sample_custom(
-        model,
+    guider = Prompts(model)
+    guider.set_prompts(positives, negative)
+    guider.set_cfg(cfg)
+    noise = latent_noise({"samples": samples}, seed)
+    guider.sample(
         noise,
-        cfg,
-        comfy.samplers.KSAMPLER(measuring),
-        torch.tensor([*fine[::BETWEEN], 0.0]),
-        positive,
-        negative,
         samples,
-        seed=seed,
+        comfy.samplers.KSAMPLER(measuring),
+        torch.tensor([*levels, 0.0]),
         disable_pbar=True,
+        seed=seed,
     )
-    return as_sigmas(result[0].sigmas), result[0]
+    [measured] = result
+    sigmas = as_sigmas(measured.sigmas)
+    if measured.coefficients is None:
+        return sigmas, None, measured
+    weights = rounded(measured.coefficients.weights)
+    coefficients = Coefficients(tuple(sigmas.tolist()), weights, measured.coefficients.guided)
+    return sigmas, Recipe(coefficients, kind(model.model), float(cfg)), measured
 
 
 def as_sigmas(levels):
     """Levels as SIGMAS, the inner ones rounded to six digits so that they can be written down exactly."""
     return torch.tensor([levels[0], *(float(f"{level:.6g}") for level in levels[1:])])
-
-
-def as_text(sigmas):
-    """SIGMAS as the list that DDIM Custom Schedule reads back exactly: the shortest digits that name each
-    float32."""
-    return "sigmas: " + ", ".join(str(sigma) for sigma in sigmas.numpy())

@@ -2,11 +2,12 @@
 
 from math import isclose
 
+import comfy.sampler_helpers
 import comfy.samplers
 
 from ..ddim import invert
 from .loop import model_calls
-from .model import alphas, check_sigmas
+from .model import Start, alphas, check_sigmas
 from .travel import SamplerFunction
 
 
@@ -20,16 +21,46 @@ def replay_sampler(run, sigmas, eta, sampling):
     return comfy.samplers.KSAMPLER(sample_replay, {**recorded, "eta": eta})
 
 
+def held_to_the_record(replay, strength, start=0.0, end=1.0, mask=None):
+    """A replay SAMPLER that mixes the recorded states back in after its steps, from the part `start` of the
+    recorded steps to the part `end`, where the MASK says. Raises ValueError for another sampler or bad
+    numbers."""
+    if getattr(replay, "sampler_function", None) is not sample_replay:
+        raise ValueError("replay: it is no replay sampler; connect the output `replay` of DDIM Inversion")
+    if not 0.0 <= strength <= 1.0:
+        raise ValueError(f"strength is {strength}; it must lie between 0 (free) and 1 (the recorded picture)")
+    if not 0.0 <= start <= end <= 1.0:
+        raise ValueError(f"start is {start} and end {end}; they must lie between 0 and 1, start below end")
+    options = {"strength": strength, "start": start, "end": end, "mask": mask}
+    return comfy.samplers.KSAMPLER(sample_replay, replay.extra_options | options)
+
+
 @SamplerFunction
 def sample_replay(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *, levels, alpha, states, maps, eta
+    model,
+    x,
+    sigmas,
+    extra_args=None,
+    callback=None,
+    disable=None,
+    *,
+    levels,
+    alpha,
+    states,
+    maps,
+    eta,
+    strength=0.0,
+    start=0.0,
+    end=1.0,
+    mask=None,
 ):
     """The host's sampler-function signature around `ddim.invert.replay`.
 
     It starts at the recorded state of sigmas[0], whatever noise and latent the run was given, so that a run
-    that skips the first steps (SplitSigmas) still starts at the picture. Raises ValueError for other sigmas
-    than those recorded, a model that mixes picture and noise otherwise (flow or not), and a batch of another
-    size or shape.
+    that skips the first steps (SplitSigmas) still starts at the picture; under a noise mask the model then
+    sees the recorded noise too. strength, start, end, mask are those of `held_to_the_record`. Raises
+    ValueError for other sigmas than those recorded, a model that mixes picture and noise otherwise (flow or
+    not), and a batch of another size or shape.
     """
     extra_args = {} if extra_args is None else extra_args
     sampling = model.inner_model.inner_model.model_sampling
@@ -46,9 +77,16 @@ def sample_replay(
             f"replay: it was recorded for latents of shape {tuple(states[first].shape)}; latent_image has"
             f" {tuple(x.shape)}"
         )
-    start = states[first].to(x.device, copy=True).expand(x.shape)  # a callback may write into it
-    with model_calls(model, start, sigmas, extra_args, callback, disable) as (denoise, report):
-        return invert.replay(denoise, start, maps[first:], wanted_alpha, wanted, eta, report)
+    if extra_args.get("denoise_mask") is not None:
+        record = Start.of(sampling, levels[0])
+        model.noise = record.noise(states[0].to(x), model.latent_image)
+    where = 1.0 if mask is None else comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
+    parts = [k / len(maps) for k in range(first, len(maps))]
+    weights = [strength * where if strength and start <= part < end else None for part in parts]
+    x = states[first].to(x.device, copy=True).expand(x.shape)  # a callback may write into it
+    with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
+        run = wanted_alpha, wanted, eta, report
+        return invert.replay(denoise, x, maps[first:], *run, states=states[first:], weights=weights)
 
 
 def position(wanted, levels):

@@ -83,6 +83,8 @@ def picture(query):
         kind, numbers = schedule.written(text)
         if kind == "sigmas":
             return {"sigmas": numbers}
+        if kind == "times":
+            return {"total": TIMESTEPS, "timesteps": numbers}
         return {"total": TIMESTEPS, "timesteps": schedule.written_rows(numbers, TIMESTEPS)}
     steps, stride = whole(query.get("steps", "")), query.get("stride", "trailing")
     denoise = fraction(query.get("denoise", "1"))

@@ -7,26 +7,31 @@ from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import torch
 
-from ..ddim import solve
+from ..ddim import jump, solve
 from ..ddim.checks import allowed, within
-from ..ddim.jump import check_dial
+from ..ddim.multistep import PLMS
 from . import latents
 from .loop import model_calls
-from .model import alphas, check_sigmas
+from .model import alphas, check_sigmas, rows_of, table
 from .noise import batch_noise, latent_noise
 from .travel import SamplerFunction, Travels
 
 NOISE_DEVICES = ("cpu", "gpu")
+VARIANCES = (*jump.VARIANCES, "trajectory")
 
 
 @dataclass(frozen=True)
 class Options(Travels):
     """The dials of a DDIM run; they pickle. Raises ValueError that names the first bad one.
 
+    variance: one of jump.py's, or trajectory, where eta is TCD's gamma. eta_start, eta_end: the part of the
+    run, as the host's percents, whose steps add noise. mask: a MASK that scales eta in each place.
     batch_index: the place of each sampled picture in its batch, from 0; None numbers them as they come.
     """
 
@@ -38,10 +43,20 @@ class Options(Travels):
     noise_device: str = "cpu"
     noise_seed: int = 0
     batch_index: Sequence[int] | None = None
+    eta_start: float = 0.0
+    eta_end: float = 1.0
+    mask: torch.Tensor | None = None
 
     def __post_init__(self):
-        check_dial(self.eta, self.variance)
-        solve.check_order(self.order)
+        allowed("variance", self.variance, VARIANCES)
+        within("eta", self.eta, 0, 1)
+        within("eta_start", self.eta_start, 0, 1)
+        within("eta_end", self.eta_end, self.eta_start, 1)
+        if self.mask is not None and not (0 <= self.mask.min() and self.mask.max() <= 1):
+            raise ValueError(
+                f"mask holds values from {self.mask.min():g} to {self.mask.max():g}; allowed are 0 to 1"
+            )
+        PLMS(self.order)
         allowed("clip", self.clip, solve.CLIPS)
         within("clip_range", self.clip_range, 0.01)
         allowed("noise_device", self.noise_device, NOISE_DEVICES)
@@ -91,19 +106,40 @@ def sample_ddim(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
 
+    mask = options.mask
+    if mask is not None:
+        if x.ndim < 4:
+            raise ValueError("mask: latent_image holds video with sound, which eta's mask does not know")
+        mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise,
             x,
             alphas(sampling, levels),
             levels,
-            eta=options.eta,
-            variance=options.variance,
-            order=options.order,
+            eta=etas(options, sampling, levels),
+            variance="full renoise" if options.variance == "trajectory" else options.variance,
+            solver=PLMS(options.order),
             noise=noise,
+            mask=mask,
             clip=limit and (lambda x0: limit(x0, options.clip_range)),
             callback=report,
         )
+
+
+def etas(options, sampling, levels):
+    """The eta of each jump, by the level that it leaves and, for trajectory, the one that it goes to: so a
+    stretch of the run has those of the whole run."""
+    first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
+    found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
+    if options.variance != "trajectory" or options.eta == 0:
+        return found
+    to = [s for s in levels[1:] if s > 0]
+    # Whole rows below, as the method's authors take them; the jump to 0 adds no noise.
+    rows = [math.floor((1 - options.eta) * row + 1e-3) for row in rows_of(sampling, to)]
+    below = table(sampling).double()[rows].tolist()
+    through = map(jump.trajectory_eta, alphas(sampling, to), to, alphas(sampling, below), below)
+    return [eta and new for eta, new in zip(found, [*through, 0.0], strict=False)]
 
 
 def stream(sigma, noise_seed):

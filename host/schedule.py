@@ -8,8 +8,9 @@ import re
 import torch
 
 from ..ddim.checks import within
+from ..ddim.published import PUBLISHED
 from ..ddim.stride import timesteps
-from .model import check_sigmas, model_sampling, sigmas_at, table
+from .model import alphas, check_sigmas, model_sampling, sigmas_at, table
 
 log = logging.getLogger(__name__)
 _WARNED = set()  # strides that the log has told of
@@ -64,28 +65,45 @@ def low_start(total, rows, stride, denoise=1.0):
 def custom_sigmas(model, text):
     """SIGMAS from a written list; the closing 0 is added where it is missing.
 
-    "999, 749, 499, 249" are timesteps: whole numbers, rows of the model's own table. "sigmas: 14.6, 5, 1.2"
-    are noise levels. Raises ValueError that names the first bad entry.
+    "999, 749, 499, 249" are timesteps: whole numbers, rows of the model's own table. Where one of them is
+    fractional ("937.5, 833.33, 625") all are times as the network is told them. "sigmas: 14.6, 5, 1.2" are
+    noise levels. A name stands for the list of a distilled model, see published.py. Raises ValueError that
+    names the first bad entry.
     """
     sampling = model_sampling(model)
     kind, numbers = written(text)
-    if kind == "sigmas":
-        sigmas = torch.tensor(numbers)
-        check_sigmas(sigmas, sampling)
-        return sigmas
-    return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+    if kind == "timesteps":
+        return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+    sigmas = torch.tensor([*sigmas_of_times(sampling, numbers), 0.0] if kind == "times" else numbers)
+    check_sigmas(sigmas, sampling)
+    return sigmas
+
+
+def split(text):
+    """(the list, the measured coefficients after it or "") of a written text, without remarks."""
+    listed, *coefficients = re.split(
+        r"^\s*(?=coefficients\b)", re.sub("#.*", "", text), maxsplit=1, flags=re.M
+    )
+    return listed, "".join(coefficients)
 
 
 def written(text):
-    """("timesteps" or "sigmas", numbers) of a written list; what follows # on a line is for readers.
+    """("timesteps", "times" or "sigmas", numbers) of a written list or of a name for one; what follows # on a
+    line is for readers, and coefficients (measured.py) after the list are not its matter.
 
     The numbers fall; noise levels end in 0. Raises ValueError that names the first bad entry.
     """
-    kind, _, body = re.sub("#.*", "", text).rpartition(":")
+    text = split(text)[0].strip()
+    text = {name.lower(): known for name, known in PUBLISHED.items()}.get(text.lower(), text)
+    kind, _, body = text.rpartition(":")
     kind = kind.strip().lower()
     if kind not in ("", "timesteps", "sigmas"):
         raise ValueError(
             f"timesteps begins with {kind!r}; a list begins with a number, 'timesteps:' or 'sigmas:'"
+        )
+    if not kind and text[:1].isalpha():
+        raise ValueError(
+            f"timesteps is {text[:40]!r}, which is no list and no name; known are {', '.join(PUBLISHED)}"
         )
     numbers = [number(word) for word in re.split(r"[\s,;]+", body.strip()) if word]
     if not numbers:
@@ -94,7 +112,7 @@ def written(text):
         if after >= before:
             raise ValueError(f"timesteps must go down, each once; {after:g} follows {before:g}")
     if kind != "sigmas":
-        return "timesteps", numbers
+        return "timesteps" if all(value == int(value) for value in numbers) else "times", numbers
     numbers += [0.0] if numbers[-1] != 0 else []
     check_sigmas(torch.tensor(numbers))
     return kind, numbers
@@ -103,12 +121,21 @@ def written(text):
 def written_rows(numbers, total):
     """The numbers of a written list as rows of a table of `total` timesteps."""
     for value in numbers:
-        if value != int(value) or not 0 <= value < total:
+        if not 0 <= value < total:
             raise ValueError(
                 f"timesteps holds {value:g}; this model's timesteps are the whole numbers 0 to {total - 1}"
                 " (noise levels are written after 'sigmas:')"
             )
     return [int(value) for value in numbers]
+
+
+def sigmas_of_times(sampling, times):
+    """The noise levels at which the network is told these times: 1000 sigma on flow models, else timesteps
+    with fractions."""
+    flow = alphas(sampling, [1.0]) == [0.0]
+    for time in times:
+        within("timesteps: a time", time, 0, 1000 if flow else len(table(sampling)) - 1)
+    return [time / 1000 if flow else float(sampling.sigma(torch.tensor(time))) for time in times]
 
 
 def number(word):

@@ -1,9 +1,9 @@
 """A sampling run as a film strip, with the numbers of its jumps."""
 
 import itertools
+import math
 from math import sqrt
 
-import comfy.sample
 import latent_preview
 import torch
 
@@ -19,16 +19,18 @@ WIDTHS = (
 )
 
 
-def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
+def film_strip(guider, seed, eta, latent, sigmas, sampler=None):
     """(LATENT of x0_hat at every step, LATENT of the sample, table as text) for the first picture of a
     LATENT.
 
+    sampler: a SAMPLER in DDIM's place; its table holds DDIM's jumps at eta 0 beside what the model saw.
     Raises ValueError for bad sigmas or eta before any model call.
     """
+    model = guider.model_patcher
     sampling = model_sampling(model)
     levels = check_sigmas(sigmas, sampling)
     first = latents.batch_indices(latent)[:1]
-    sampler = ddim_sampler(eta=eta, batch_index=first)
+    own, last = ddim_sampler(eta=eta, batch_index=first), len(levels) - 2
     samples = latents.check(latent, model)["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError(
@@ -37,32 +39,29 @@ def film_strip(model, seed, cfg, eta, positive, negative, latent, sigmas):
     samples = samples[:1]
     noise = latent_noise({"samples": samples, "batch_index": first}, seed)
     preview = latent_preview.prepare_callback(model, len(levels) - 1)
-    alpha, strip, norms = alphas(sampling, levels), [], []
+    alpha, strip, norms = alphas(sampling, levels), [], [math.nan] * (len(levels) - 1)
 
     def watch(step, x0, x, total):
         preview(step, x0, x, total)
         strip.append(x0.float().cpu())
-        norms.append(((x - alpha[step] * x0) / levels[step]).float().pow(2).mean().sqrt())
+        step = min(step, last)
+        norms[step] = ((x - alpha[step] * x0) / levels[step]).float().pow(2).mean().sqrt()
 
-    output = comfy.sample.sample_custom(
-        model,
+    output = guider.sample(
         noise,
-        cfg,
-        sampler,
-        sigmas,
-        positive,
-        negative,
         samples,
-        noise_mask=latent.get("noise_mask"),
-        seed=seed,
+        own if sampler is None else sampler,
+        sigmas,
+        denoise_mask=latent.get("noise_mask"),
         callback=watch,
         disable_pbar=True,
+        seed=seed,
     )
     film = model.model.process_latent_out(torch.cat(strip))
     return (
         {"samples": film},
         {"samples": output},
-        table(sampling, levels, alpha, eta, [float(norm) for norm in norms]),
+        table(sampling, levels, alpha, eta if sampler is None else 0.0, [float(norm) for norm in norms]),
     )
 
 

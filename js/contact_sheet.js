@@ -91,7 +91,7 @@ function addSheet(node) {
     return finish(picked.map((run) => [run, [...run.picked]]));
   }
 
-  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, and they are not picked. */
+  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, without these. */
   async function finish(choices) {
     beginStep();
     try {
@@ -118,7 +118,7 @@ function addSheet(node) {
   /** What the user typed, or undo brought back: picks of the run whose seeds the graph has. */
   function read() {
     seen = picks.value;
-    const former = loaded();
+    const former = runs().loaded;
     const run = runs().find((each) => untouched(each.prompt));
     const numbers = (picks.value.match(/\d+/g) ?? []).map(Number);
     if (former && former !== run) former.picked.clear();

@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { finishAllPicked } from "./contact_sheet.js";
 import { SWITCH, turned } from "./drafts.js";
-import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue } from "./graph.js";
+import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph } from "./graph.js";
 import { behind, recordOf, withSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
@@ -63,8 +63,10 @@ function draftOf(node) {
   if (!document.body.classList.contains("ddim-has-switch")) return;
   const id = idOf(node);
   const run = pictures.get(id);
-  const shown = app.nodeOutputs?.[id]?.images?.[0]; // another open workflow may have a node of the same id
-  if (!run || (shown && shown.filename !== run.images[0].filename)) return;
+  // another open workflow may have a node of the same id
+  const inside = node.graph !== rootGraph();
+  const shown = app.nodeOutputs?.[inside ? `${node.graph.id}:${node.id}` : id]?.images?.[0];
+  if (!run || shown?.filename !== run.images[0].filename) return;
   return { ...run, id };
 }
 
@@ -124,7 +126,7 @@ async function queueOne(number) {
     const samplers = [...behind(output, output[id]?.inputs.final?.[0])].filter(isSampler);
     for (const sampler of samplers) {
       const source = output[sampler].inputs.latent_image;
-      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked already
+      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked
       output[`${sampler}:pick`] = {
         class_type: "LatentFromBatch",
         inputs: { samples: source, batch_index: number, length: 1 },

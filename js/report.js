@@ -5,7 +5,7 @@ import { addPart, chain, make } from "./graph.js";
 import "./eta_dial.js"; // first: the dial stands above the report
 
 const HEIGHT = 102;
-const NODES = ["DDIMInversion", "DDIMAdaptiveScheduler"];
+const NODES = ["DDIMInversion", "DDIMInversionAdvanced", "DDIMEdit", "DDIMAdaptiveScheduler"];
 
 app.registerExtension({
   name: "DDIMToolkit.Report",

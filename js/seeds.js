@@ -6,23 +6,27 @@ import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, widgetOf 
 
 const SEED = /(^|_)seed$/;
 const SUBGRAPH_INPUT = -10; // the host's id of a subgraph's input side
-const records = new Map(); // of prompts, by their ids
+const records = new Map(); // promises of them, by prompt id
 const KEPT = 200;
 
 /**
- * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where the
- * server no longer has it.
+ * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where
+ * the server no longer has it.
  */
-export async function recordOf(id) {
+export function recordOf(id) {
   if (!records.has(id)) {
-    const { queue_running, queue_pending } = await ask("/queue");
-    const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
-    const entry = queued ?? (await ask(`/history/${id}`))[id]?.prompt;
-    if (!entry) return;
-    records.set(id, { prompt: entry[2], workflow: entry[3]?.extra_pnginfo?.workflow?.id });
-    if (records.size > KEPT) records.delete(records.keys().next().value);
+    if (records.size === KEPT) records.delete(records.keys().next().value);
+    records.set(id, askFor(id));
   }
   return records.get(id);
+}
+
+async function askFor(id) {
+  const { queue_running, queue_pending } = await ask("/queue");
+  const queued = [...queue_running, ...queue_pending].find((entry) => entry[1] === id);
+  const entry = queued ?? (await ask(`/history/${id}`))[id]?.prompt;
+  if (entry) return { prompt: entry[2], workflow: entry[3]?.extra_pnginfo?.workflow?.id };
+  records.delete(id); // to be asked for again
 }
 
 const ask = async (path) => (await api.fetchApi(path)).json();
@@ -83,7 +87,7 @@ function locate(node, around, name) {
   return held && { node: from, widget: held, control: controlOf(from, held) };
 }
 
-/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if it is gone. */
+/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if gone. */
 function placesOf(prompt) {
   const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
   const placeOf = (id, input) => {
@@ -121,8 +125,8 @@ export function untouched(prompt, before = new Map()) {
   });
 }
 
-// graph id -> {owner, seeds: [{id, input, class_type, value, before, control}]}: what is held, by ids: undo
-// and tabs make new nodes
+// graph id -> {owner, prompt, id, seeds: [{id, input, class_type, value, before, control}]}: what is held. By
+// ids: undo and tabs make new nodes
 const held = new Map();
 
 /**
@@ -141,37 +145,48 @@ export function hold(owner, prompt, id) {
   }
   if (!mine.length) return "No seed in this graph belongs to it.";
   asOneStep(() => {
-    const seeds = places
-      .filter(({ place }) => place)
-      .map(({ id, input, value, place: { node, widget, control } }) => {
-        const before = { id, input, value, before: widget.value, control: control?.value };
-        setWidget(node, widget, value);
-        if (control) setWidget(node, control, "fixed");
-        return { ...before, class_type: prompt[id].class_type };
-      });
-    held.set(rootGraph().id, { owner, prompt, id, seeds });
+    const seeds = new Map(); // by widget: several inputs of a subgraph may share one
+    for (const { id, input, value, place } of places) {
+      if (!place || seeds.has(place.widget)) continue;
+      const { node, widget, control } = place;
+      const before = { before: widget.value, control: control?.value };
+      seeds.set(widget, { id, input, value, class_type: prompt[id].class_type, ...before });
+      setWidget(node, widget, value);
+      if (control) setWidget(node, control, "fixed");
+    }
+    held.set(rootGraph().id, { owner, prompt, id, seeds: [...seeds.values()] });
   });
 }
 
-/** Seeds back to what they were, with the control they had; what the user changed meanwhile stays. */
-export function release(owner) {
-  const { owner: by, seeds } = held.get(rootGraph().id) ?? {};
-  if (!seeds || (owner !== undefined && owner !== by)) return;
-  held.delete(rootGraph().id);
+/** What is held in this graph, with the places: nothing, once the user, undo or a file changed one. */
+function current() {
+  const entry = held.get(rootGraph().id);
+  if (!entry) return;
   const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
-  asOneStep(() => {
-    for (const { id, input, class_type, value, before, control } of seeds) {
-      const found = nodes.get(id);
-      const place = found?.node.comfyClass === class_type && locate(found.node, found.around, input);
-      if (!place) continue;
-      if (place.widget.value === value) setWidget(place.node, place.widget, before);
-      if (place.control?.value === "fixed") setWidget(place.node, place.control, control);
-    }
+  const places = entry.seeds.map(({ id, input, class_type }) => {
+    const found = nodes.get(id);
+    return found?.node.comfyClass === class_type ? locate(found.node, found.around, input) : undefined;
   });
+  if (places.every((place, i) => place?.widget.value === entry.seeds[i].value)) return { ...entry, places };
+  held.delete(rootGraph().id);
 }
 
 /** Who holds the seeds of this graph now. */
-export const holder = () => held.get(rootGraph().id)?.owner;
+export const holder = () => current()?.owner;
+
+/** Seeds back to what they were, with the control they had; what the user changed meanwhile stays. */
+export function release(owner) {
+  const entry = current();
+  if (!entry || (owner !== undefined && owner !== entry.owner)) return;
+  held.delete(rootGraph().id);
+  asOneStep(() =>
+    entry.seeds.forEach(({ before, control }, i) => {
+      const place = entry.places[i];
+      setWidget(place.node, place.widget, before);
+      if (place.control) setWidget(place.node, place.control, control);
+    }),
+  );
+}
 
 /**
  * Do something while the seeds of a run are held, then hold what was held before. Returns why not, where it
@@ -188,7 +203,7 @@ export async function withSeeds(prompt, id, action) {
 
 /** Do something while no seed is held, then hold what was held before. */
 export async function withFreeSeeds(action) {
-  const former = held.get(rootGraph().id);
+  const former = current();
   release();
   try {
     await action();

@@ -1,6 +1,8 @@
 // The drafts that contact sheets showed in this page session, and the finals that came of them.
 
 import { api } from "../../scripts/api.js";
+import { SHEET } from "./drafts.js";
+import { nodesOf } from "./graph.js";
 import { behind, recordOf, seedsIn } from "./seeds.js";
 
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run
@@ -17,6 +19,11 @@ export function runsOf(sheet) {
 
 /** Note what runs show, from now on; `changed()` after each. */
 export function listenForRuns(changed) {
+  // asked for while it runs, so that the sheet stands when it ends
+  api.addEventListener(
+    "execution_start",
+    ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id),
+  );
   api.addEventListener("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
   api.addEventListener("executed", ({ detail }) => {
     if (!detail?.output) return;

@@ -3,9 +3,33 @@
 from comfy_api.latest import ComfyExtension
 
 from ..host import routes
-from . import adaptive, demo, drafting, grid, inversion, noise, pictures, sampling, schedules
+from . import (
+    adaptive,
+    demo,
+    drafting,
+    editing,
+    grid,
+    inversion,
+    noise,
+    pictures,
+    sampling,
+    schedules,
+    training,
+)
 
-FAMILIES = [sampling, grid, schedules, noise, drafting, inversion, adaptive, pictures, demo]
+FAMILIES = [
+    sampling,
+    grid,
+    schedules,
+    noise,
+    drafting,
+    inversion,
+    editing,
+    adaptive,
+    pictures,
+    training,
+    demo,
+]
 
 
 class DDIMToolkit(ComfyExtension):

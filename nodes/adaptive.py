@@ -4,9 +4,10 @@ import time
 
 from comfy_api.latest import io, ui
 
-from ..ddim.adaptive import CRITERIA, SAMPLERS
-from ..ddim.solve import ADAMS_BASHFORTH
-from ..host import probe
+from ..ddim.measured.schedule import CRITERIA
+from ..ddim.multistep import ADAMS_BASHFORTH
+from ..host import measured, probe
+from ..host.sampler import ddim_sampler
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
@@ -22,10 +23,10 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             advanced=["criterion", "probe_steps", "probe_images", "refine"],
             has_intermediate_output=True,
             description=(
-                "A schedule measured on your own model, prompt and guidance: a fine reference run of a few"
-                " pictures, then the noise levels at which this many steps come closest to it. Measure once;"
-                " the text output, pasted into DDIM Custom Schedule, carries the result without measuring"
-                " again."
+                "A schedule and a sampler measured on your own model, prompt and guidance: a fine reference"
+                " run of a few pictures, then the noise levels at which this many steps come closest to it,"
+                " and the coefficients that bring each step there. Measure once; the text output, pasted into"
+                " DDIM Custom Schedule, carries both without measuring again."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to measure, with its LoRAs and patches."),
@@ -64,7 +65,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     default=CRITERIA[0],
                     tooltip=(
                         "reconstruction error: the final picture as near as possible to the reference. "
-                        "score change: every step sees the same change of the predicted noise; no search."
+                        "score change: every step sees the same change of the predicted noise."
                     ),
                 ),
                 io.Int.Input(
@@ -81,8 +82,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip=(
-                        "Pictures measured at once. More make the schedule serve unseen seeds better; fewer"
-                        " need less memory and time."
+                        "Pictures measured at once, of each prompt. More make the result serve unseen seeds"
+                        " better; fewer need less memory and time."
                     ),
                 ),
                 io.Int.Input(
@@ -99,21 +100,34 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     min=0,
                     max=32,
                     tooltip=(
-                        "Rounds of refinement, each a true run of steps calls, after those of the four most"
-                        " promising starts, the host's schedules among them. 0 trusts the reference run"
-                        " alone."
+                        "True runs of steps calls, four more than this: of the most promising schedules, the"
+                        " host's among them, for coefficients, and of the host's samplers to compare with. 0"
+                        " trusts the reference run alone: the schedule by dynamic programming, without"
+                        " coefficients."
                     ),
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=list(SAMPLERS),
-                    default=SAMPLERS[0],
+                    options=list(probe.SAMPLERS),
+                    default=probe.SAMPLERS[0],
                     optional=True,
                     tooltip=(
-                        "The sampler that will use it: DDIM for DDIM Sampler, and for euler and ddim of"
-                        " KSamplerSelect; dpmpp_2m, with order 2, for that of KSamplerSelect. A schedule made"
-                        " for one does not suit the other."
+                        "The sampler that the schedule is for. measured: this node's sampler output. DDIM:"
+                        " DDIM Sampler, and euler and ddim of KSamplerSelect. dpmpp_2m, with order 2: that of"
+                        " KSamplerSelect. A schedule made for one does not suit the other. Whatever is"
+                        " chosen, the sampler output has coefficients for it."
                     ),
+                ),
+                *(
+                    io.Conditioning.Input(
+                        name,
+                        optional=True,
+                        tooltip=(
+                            "One more prompt to measure on, with as many pictures: the result then serves"
+                            " prompts that it has not seen better."
+                        ),
+                    )
+                    for name in ("positive_2", "positive_3", "positive_4")
                 ),
             ],
             outputs=[
@@ -121,11 +135,19 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     display_name="sigmas", tooltip="steps + 1 noise levels, the last 0, for any sampler."
                 ),
                 io.String.Output(
-                    display_name="text", tooltip="The same levels as text, for DDIM Custom Schedule."
+                    display_name="text",
+                    tooltip="The levels and the sampler's coefficients as text, for DDIM Custom Schedule.",
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="The error, predicted and measured, and what the measurement cost.",
+                    tooltip="What is gained over the host's samplers, the errors, and what it cost.",
+                ),
+                io.Sampler.Output(
+                    display_name="sampler",
+                    tooltip=(
+                        "DDIM with the measured coefficients, for these sigmas, this model and cfg alone."
+                        " Plain DDIM where they gain nothing."
+                    ),
                 ),
             ],
         )
@@ -146,12 +168,16 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         probe_images,
         seed,
         refine,
-        sampler_name=SAMPLERS[0],
+        sampler_name=probe.SAMPLERS[0],
+        positive_2=None,
+        positive_3=None,
+        positive_4=None,
     ):
         begun = time.perf_counter()
-        sigmas, measured = probe.measured_schedule(
+        prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
+        sigmas, recipe, found = probe.measured_schedule(
             model,
-            positive,
+            prompts,
             negative,
             cfg,
             latent_image,
@@ -164,26 +190,53 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             sampler_name=sampler_name,
             criterion=criterion,
         )
-        text = report(measured, f"{sampler_name} of order {order}", probe_images, time.perf_counter() - begun)
-        return io.NodeOutput(sigmas, probe.as_text(sigmas), text, ui=ui.PreviewText(text))
+        pictures = f"{probe_images} picture{'s' if probe_images > 1 else ''}"
+        if len(prompts) > 1:
+            pictures += f" of each of {len(prompts)} prompts"
+        text = report(found, f"{pictures} at cfg {cfg:g}", time.perf_counter() - begun)
+        if recipe is None:
+            sampler = ddim_sampler(order=order if sampler_name == "DDIM" else 1)
+            written = measured.sigmas_text(sigmas)
+        else:
+            sampler, written = measured.measured_sampler(recipe), measured.recipe_text(recipe)
+        return io.NodeOutput(sigmas, written, text, sampler, ui=ui.PreviewText(text))
 
 
-def report(measured, sampler, pictures, seconds):
+def report(found, on, seconds):
     """What was found and what it cost, in a few lines."""
-    true = "not measured" if measured.measured is None else f"{measured.measured:.4g} measured"
-    steps = len(measured.by_steps)
+    steps = len(found.by_steps)
+    lines = [gain(found, steps), f"schedule: {found.source}; measured on {on}"]
+    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.measured}
+    lines.append(", ".join(f"{how}: {error:.4g}" for how, error in errors.items() if error is not None))
+    if found.rivals:
+        runs = sorted(found.rivals.items(), key=lambda each: each[1])
+        lines.append("the host's: " + ", ".join(f"{' '.join(pair)} {error:.4g}" for pair, error in runs))
     shown = [k for k in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50) if k <= steps]
-    table = "  ".join(f"{k}: {measured.by_steps[k - 1]:.3g}" for k in shown)
+    table = "  ".join(f"{k}: {found.by_steps[k - 1]:.3g}" for k in shown)
     return "\n".join(
         [
-            f"{steps} steps for {sampler}, found by {measured.source}",
-            f"error of the final latent (RMSE to the reference): {true}, {measured.predicted:.4g} predicted",
-            f"predicted before refinement, by steps:  {table}",
-            (
-                f"cost: {measured.calls} model calls of {pictures} picture{'s' if pictures > 1 else ''},"
-                f" {seconds:.1f} s"
-            ),
+            *filter(None, lines),
+            f"sum of the jumps' errors along the reference, by steps:  {table}",
+            "errors are RMSE of the final latent to the reference",
+            f"cost: {found.calls} model calls, {seconds:.1f} s",
         ]
+    )
+
+
+def gain(found, steps):
+    """The first sentence: what the coefficients are worth on pictures that they were not fitted to."""
+    calls = f"{steps} call{'s' if steps > 1 else ''}"
+    if not found.rivals:
+        return f"{calls}: nothing was compared, as refine is 0; the sampler is plain"
+    (sampler, schedule), error = min(found.rivals.items(), key=lambda each: each[1])
+    best = f"the best of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
+    if found.coefficients is None:
+        return f"{calls}: coefficients gain nothing here, the sampler is plain; {best}"
+    if found.held_out is None:
+        return f"{calls}: one picture tells nothing of others; probe_images 2 shows the gain over {best}"
+    share = 1 - found.held_out / error
+    return (
+        f"{calls}: {abs(share):.0%} {'nearer to' if share > 0 else 'farther from'} the reference than {best}"
     )
 
 

@@ -1,11 +1,163 @@
-"""DDIMInversion."""
+"""DDIMInversion, DDIMInversionAdvanced and DDIMReplayStrength."""
 
 from comfy_api.latest import io, ui
 
-from ..host import inversion
+from ..host import inversion, verdict
+from ..host.replay import held_to_the_record
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
+
+
+def picture_inputs():
+    return [
+        io.Latent.Input(
+            "latent_image",
+            tooltip=(
+                "The encoded picture, or a batch; or the state of an inversion over the sigmas below these. A"
+                " noise mask inverts what it uncovers; sample with the same mask."
+            ),
+        ),
+        io.Sigmas.Input(
+            "sigmas",
+            tooltip=(
+                "The schedule to sample with afterwards. Stride linspace, whose last step is small, inverts"
+                " best. Sigmas that start below the top (SplitSigmas, denoise) invert part of the way, for"
+                " gentle edits."
+            ),
+        ),
+    ]
+
+
+def solver_inputs():
+    return [
+        io.Combo.Input(
+            "method",
+            options=list(inversion.METHODS),
+            default="exact",
+            tooltip=(
+                "exact: every step is solved, 2 to 4 model calls each, and the picture comes back. ddim: the"
+                " paper's, one call a step, with an error that shrinks like 1 / steps. Not used with eta"
+                " above 0."
+            ),
+        ),
+        io.Float.Input(
+            "eta",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            tooltip=(
+                "0 solves for the noise. Above 0 the states are drawn and a noise map is recorded for each"
+                " step: use the replay sampler, which returns the picture exactly, and edits it well with"
+                " another prompt and higher cfg."
+            ),
+        ),
+        io.Float.Input(
+            "tolerance",
+            default=1e-5,
+            min=1e-8,
+            max=0.1,
+            step=1e-6,
+            round=False,
+            tooltip=(
+                "Only for exact: residual at which a step counts as solved, in units of the noisy picture's"
+                " strength."
+            ),
+        ),
+        io.Int.Input(
+            "max_iterations",
+            display_name="iterations",
+            default=40,
+            min=1,
+            max=1000,
+            tooltip=(
+                "Only for exact: most model calls for one step. A step that needs more goes on from its best"
+                " state, and the report says so."
+            ),
+        ),
+        io.Boolean.Input(
+            "measure_round_trip",
+            display_name="round trip",
+            default=False,
+            tooltip=(
+                "Sample once more from the noise and report how far the picture that comes back is from the"
+                " one given."
+            ),
+        ),
+        io.Int.Input(
+            "noise_seed",
+            default=0,
+            min=0,
+            max=SEED_MAX,
+            control_after_generate=False,
+            tooltip=(
+                "Seed of what is drawn: the states with eta above 0, and the noise under the covered part of"
+                " a mask."
+            ),
+        ),
+        io.Int.Input(
+            "refine_sigmas",
+            optional=True,  # files from before it load without it
+            default=0,
+            min=0,
+            max=1000,
+            tooltip=(
+                "Only for exact: most sigmas that may be inserted where a step cannot be solved, as above cfg"
+                " 2. Sample with refined_sigmas then."
+            ),
+        ),
+    ]
+
+
+def outputs():
+    return [
+        io.Noise.Output(
+            display_name="noise",
+            tooltip=(
+                "For SamplerCustomAdvanced, where RandomNoise would go, with the same sigmas. It fits an"
+                " empty latent and the picture's own."
+            ),
+        ),
+        io.Latent.Output(
+            display_name="latent",
+            tooltip="The numbers of that noise as a latent: to look at, save or edit.",
+        ),
+        io.Sampler.Output(
+            display_name="replay",
+            tooltip=(
+                "Starts at the recorded state of its first sigma and adds what each step recorded. The same"
+                " sigmas, or a later part of them (SplitSigmas)."
+            ),
+        ),
+        io.String.Output(
+            display_name="report",
+            tooltip=(
+                "Whether the picture comes back, then model calls, residuals, steps that did not converge,"
+                " round trip, and how Gaussian the noise is."
+            ),
+        ),
+        io.Latent.Output(
+            display_name="state",
+            tooltip=(
+                "The picture with the noise left in it, where the sigmas start: for DisableNoise and the same"
+                " sigmas, or to invert on over the sigmas above them, with another model too."
+            ),
+        ),
+        io.Sigmas.Output(
+            display_name="refined_sigmas",
+            tooltip="The sigmas that were inverted: those given, and what refine_sigmas inserted.",
+        ),
+    ]
+
+
+def found(guider, latent_image, sigmas, *, measure_round_trip, **options):
+    """The outputs of both inversions."""
+    run = inversion.invert_latent(guider, latent_image, sigmas, measure=measure_round_trip, **options)
+    text = verdict.report(run, options["tolerance"], options["eta"], options["method"])
+    values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
+    return io.NodeOutput(*values, ui=ui.PreviewText(text))
 
 
 class DDIMInversion(io.ComfyNode):
@@ -15,7 +167,7 @@ class DDIMInversion(io.ComfyNode):
             node_id="DDIMInversion",
             display_name="DDIM Inversion",
             search_aliases=["unsampler", "unsample", "invert", "noise maps", "edit friendly"],
-            advanced=["tolerance", "max_iterations", "noise_seed"],
+            advanced=["tolerance", "max_iterations", "noise_seed", "refine_sigmas"],
             has_intermediate_output=True,
             description=(
                 "Find the noise from which sampling returns a picture, on every model type. Sample from it"
@@ -32,115 +184,10 @@ class DDIMInversion(io.ComfyNode):
                     ),
                     default=1.0,
                 ),
-                io.Latent.Input(
-                    "latent_image",
-                    tooltip=(
-                        "The encoded picture, or a batch. A noise mask inverts what it uncovers; sample with"
-                        " the same mask."
-                    ),
-                ),
-                io.Sigmas.Input(
-                    "sigmas",
-                    tooltip=(
-                        "The schedule to sample with afterwards. Stride linspace, whose last step is small,"
-                        " inverts best. Sigmas that start below the top (SplitSigmas, denoise) invert part of"
-                        " the way, for gentle edits."
-                    ),
-                ),
-                io.Combo.Input(
-                    "method",
-                    options=list(inversion.METHODS),
-                    default="exact",
-                    tooltip=(
-                        "exact: every step is solved, 2 to 4 model calls each, and the picture comes back."
-                        " ddim: the paper's, one call a step, with an error that shrinks like 1 / steps. Not"
-                        " used with eta above 0."
-                    ),
-                ),
-                io.Float.Input(
-                    "eta",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=0.001,
-                    tooltip=(
-                        "0 solves for the noise. Above 0 the states are drawn and a noise map is recorded for"
-                        " each step: use the replay sampler, which returns the picture exactly, and edits it"
-                        " well with another prompt and higher cfg."
-                    ),
-                ),
-                io.Float.Input(
-                    "tolerance",
-                    default=1e-5,
-                    min=1e-8,
-                    max=0.1,
-                    step=1e-6,
-                    round=False,
-                    tooltip=(
-                        "Only for exact: residual at which a step counts as solved, in units of the noisy"
-                        " picture's strength."
-                    ),
-                ),
-                io.Int.Input(
-                    "max_iterations",
-                    display_name="iterations",
-                    default=40,
-                    min=1,
-                    max=1000,
-                    tooltip=(
-                        "Only for exact: most model calls for one step. A step that needs more goes on from"
-                        " its best state, and the report says so."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "measure_round_trip",
-                    display_name="round trip",
-                    default=False,
-                    tooltip=(
-                        "Sample once more from the noise and report how far the picture that comes back is"
-                        " from the one given."
-                    ),
-                ),
-                io.Int.Input(
-                    "noise_seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=False,
-                    tooltip=(
-                        "Seed of what is drawn: the states with eta above 0, and the noise under the covered"
-                        " part of a mask."
-                    ),
-                ),
+                *picture_inputs(),
+                *solver_inputs(),
             ],
-            outputs=[
-                io.Noise.Output(
-                    display_name="noise",
-                    tooltip=(
-                        "For SamplerCustomAdvanced, where RandomNoise would go, with the same sigmas. It fits"
-                        " an empty latent and the picture's own."
-                    ),
-                ),
-                io.Latent.Output(
-                    display_name="latent",
-                    tooltip="The numbers of that noise as a latent: to look at, save or edit.",
-                ),
-                io.Sampler.Output(
-                    display_name="replay",
-                    tooltip=(
-                        "Starts at the recorded state of its first sigma and adds what each step recorded."
-                        " The same sigmas, or a later part of them (SplitSigmas)."
-                    ),
-                ),
-                io.String.Output(
-                    display_name="report",
-                    tooltip=(
-                        "Model calls, residuals, steps that did not converge, round trip, and how Gaussian"
-                        " the noise is."
-                    ),
-                ),
-            ],
+            outputs=outputs(),
         )
 
     @classmethod
@@ -159,23 +206,134 @@ class DDIMInversion(io.ComfyNode):
         max_iterations,
         measure_round_trip=False,
         noise_seed=0,
+        refine_sigmas=0,
     ):
-        found = inversion.invert_latent(
-            model,
-            positive,
-            negative,
-            cfg,
+        return found(
+            inversion.cfg_guider(model, positive, negative, cfg),
             latent_image,
             sigmas,
-            method,
-            eta,
-            tolerance,
-            max_iterations,
-            noise_seed,
-            measure_round_trip,
+            method=method,
+            eta=eta,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            measure_round_trip=measure_round_trip,
+            noise_seed=noise_seed,
+            refine_sigmas=refine_sigmas,
         )
-        text = inversion.report(found, tolerance, eta, method)
-        return io.NodeOutput(found.noise, found.latent, found.replay, text, ui=ui.PreviewText(text))
 
 
-NODES = [DDIMInversion]
+class DDIMInversionAdvanced(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMInversionAdvanced",
+            display_name="DDIM Inversion (Advanced)",
+            search_aliases=["unsampler", "invert", "guider", "two experts"],
+            advanced=["tolerance", "max_iterations", "noise_seed", "refine_sigmas"],
+            has_intermediate_output=True,
+            description=(
+                "DDIM Inversion with a guider of your own: dual prompts, perpendicular negatives, two models."
+                " What returns the picture is a run with the same guider and sigmas."
+            ),
+            inputs=[
+                io.Guider.Input("guider", tooltip="The guider of the run that returns the picture."),
+                *picture_inputs(),
+                *solver_inputs(),
+            ],
+            outputs=outputs(),
+        )
+
+    @classmethod
+    @finite
+    def execute(
+        cls,
+        guider,
+        latent_image,
+        sigmas,
+        method,
+        eta,
+        tolerance,
+        max_iterations,
+        measure_round_trip=False,
+        noise_seed=0,
+        refine_sigmas=0,
+    ):
+        return found(
+            guider,
+            latent_image,
+            sigmas,
+            method=method,
+            eta=eta,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            measure_round_trip=measure_round_trip,
+            noise_seed=noise_seed,
+            refine_sigmas=refine_sigmas,
+        )
+
+
+class DDIMReplayStrength(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMReplayStrength",
+            display_name="DDIM Replay Strength",
+            search_aliases=["edit strength", "keep the picture"],
+            description=(
+                "How closely an edit keeps to its picture: the replay of an inversion, with the recorded"
+                " states mixed back in. Turning it does not invert again."
+            ),
+            inputs=[
+                io.Sampler.Input("replay", tooltip="The output replay of DDIM Inversion."),
+                io.Float.Input(
+                    "strength",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "Part of the way back to the recorded state after each step: 0 leaves the edit free,"
+                        " 1 returns the picture."
+                    ),
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The part of the recorded steps after which it begins.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip=(
+                        "The part of the recorded steps after which it ends. Below 1, the last steps are free"
+                        " to put right what mixing has blurred."
+                    ),
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to keep to the picture: white. Without it, everywhere.",
+                ),
+            ],
+            outputs=[
+                io.Sampler.Output(
+                    display_name="held",
+                    tooltip="For SamplerCustomAdvanced, with the sigmas of the inversion and another prompt.",
+                )
+            ],
+        )
+
+    @classmethod
+    @finite
+    def execute(cls, replay, strength, start, end, mask=None):
+        return io.NodeOutput(held_to_the_record(replay, strength, start, end, mask))
+
+
+NODES = [DDIMInversion, DDIMInversionAdvanced, DDIMReplayStrength]

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..drawing import schedules
 from ..host import schedule, trajectory
+from ..host.inversion import cfg_guider
 from ..host.model import check_sigmas, model_sampling
 from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
@@ -103,6 +104,16 @@ class DDIMTrajectory(io.ComfyNode):
                         " used."
                     ),
                 ),
+                io.Sampler.Input(
+                    "sampler",
+                    optional=True,
+                    tooltip="Any sampler, in DDIM's place; eta is not used then.",
+                ),
+                io.Guider.Input(
+                    "guider",
+                    optional=True,
+                    tooltip="Any guider, with its own model: cfg and the prompts are not used then.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(
@@ -119,15 +130,27 @@ class DDIMTrajectory(io.ComfyNode):
     @classmethod
     @finite
     def execute(
-        cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise, sigmas=None
+        cls,
+        model,
+        seed,
+        steps,
+        cfg,
+        eta,
+        stride,
+        positive,
+        negative,
+        latent_image,
+        denoise,
+        sigmas=None,
+        sampler=None,
+        guider=None,
     ):
         note = ""
         if sigmas is None:
             sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
             note = schedule.note_on(model, visited, stride, denoise)
-        film, latent, table = trajectory.film_strip(
-            model, seed, cfg, eta, positive, negative, latent_image, sigmas
-        )
+        asked = guider or cfg_guider(model, positive, negative, cfg)
+        film, latent, table = trajectory.film_strip(asked, seed, eta, latent_image, sigmas, sampler)
         return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 

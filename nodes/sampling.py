@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..ddim.jump import VARIANCES
-from ..ddim.solve import ADAMS_BASHFORTH, CLIPS
+from ..ddim.multistep import ADAMS_BASHFORTH
+from ..ddim.solve import CLIPS
 from ..host import routes, sampler, schedule
-from ..host.sampler import NOISE_DEVICES, Options
+from ..host.sampler import NOISE_DEVICES, VARIANCES, Options
 from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
@@ -32,7 +32,8 @@ class DDIMSampler(io.ComfyNode):
                     tooltip=(
                         "The noise that eta 1 stands for. posterior: DDPM's own. large: the DDIM paper's"
                         " sigma-hat. full renoise: all noise is fresh at every step (multistep consistency"
-                        " sampling, LCM)."
+                        " sampling, LCM; between 0 and 1 CTM's gamma-sampling). trajectory: eta is TCD's"
+                        " gamma, a jump further down and noise up again."
                     ),
                 ),
                 io.Int.Input(
@@ -94,6 +95,31 @@ class DDIMSampler(io.ComfyNode):
                         "gives each the noise of its place in that batch."
                     ),
                 ),
+                io.Float.Input(
+                    "eta_start",
+                    default=Options.eta_start,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="The part of the run from which on eta adds noise: 0 is its start.",
+                ),
+                io.Float.Input(
+                    "eta_end",
+                    default=Options.eta_end,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    optional=True,
+                    tooltip="The part of the run up to which eta adds noise: 1 is its end.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where eta works: white has all of it, black none (DDIM), grey a part.",
+                ),
             ],
             outputs=[
                 io.Sampler.Output(
@@ -114,6 +140,9 @@ class DDIMSampler(io.ComfyNode):
         noise_seed,
         clip_range=Options.clip_range,
         latent_image=None,
+        eta_start=Options.eta_start,
+        eta_end=Options.eta_end,
+        mask=None,
     ):
         batch_index = latent_image and latent_image.get("batch_index")
         return io.NodeOutput(
@@ -126,6 +155,9 @@ class DDIMSampler(io.ComfyNode):
                 noise_device=noise_device,
                 noise_seed=noise_seed,
                 batch_index=batch_index,
+                eta_start=eta_start,
+                eta_end=eta_end,
+                mask=mask,
             )
         )
 

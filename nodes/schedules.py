@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..host import routes, schedule
+from ..host import measured, routes, schedule
+from ..host.sampler import ddim_sampler
 from .finite import finite
 from .inputs import denoise_input, stride_input
 from .schema import schema
@@ -55,8 +56,9 @@ class DDIMCustomSchedule(io.ComfyNode):
             display_name="DDIM Custom Schedule",
             search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
             description=(
-                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:'. The closing 0"
-                " is added."
+                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:', or the name"
+                " of a distilled model's own list. The closing 0 is added. The text of DDIM Adaptive"
+                " Scheduler gives its measured sampler too."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
@@ -65,13 +67,22 @@ class DDIMCustomSchedule(io.ComfyNode):
                     default="999, 899, 799, 699, 599, 499, 399, 299, 199, 99",
                     multiline=True,
                     tooltip=(
-                        "Whole timesteps, falling, such as 999, 749, 499, 249; or noise levels, such as"
-                        " sigmas: 14.6, 5.0, 1.2. What follows # on a line is a remark."
+                        "Whole timesteps, falling, such as 999, 749, 499, 249; with fractions, such as 937.5,"
+                        " 833.33, 625, the times that the network is told; or noise levels, such as sigmas:"
+                        " 14.6, 5.0, 1.2; or a name: LCM, TCD, SDXL-Turbo, Lightning 4, Lightning 8, Hyper-SD"
+                        " 1, 4 or 8, FLUX.2-turbo, LightX2V Wan. What follows # on a line is a remark."
                     ),
                 ),
             ],
             outputs=[
-                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0.")
+                io.Sigmas.Output(display_name="sigmas", tooltip="The noise levels of the list, the last 0."),
+                io.Sampler.Output(
+                    display_name="sampler",
+                    tooltip=(
+                        "The measured sampler, where the text holds its coefficients, for these sigmas, that"
+                        " model and cfg alone; else plain DDIM."
+                    ),
+                ),
             ],
         )
 
@@ -79,7 +90,12 @@ class DDIMCustomSchedule(io.ComfyNode):
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
         routes.tell_sigmas(model, sigmas)
-        return io.NodeOutput(sigmas)
+        coefficients = schedule.split(timesteps)[1]
+        if not coefficients:
+            return io.NodeOutput(sigmas, ddim_sampler())
+        recipe = measured.read(coefficients, sigmas)
+        measured.check_kind(recipe, model.model)
+        return io.NodeOutput(sigmas, measured.measured_sampler(recipe))
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]

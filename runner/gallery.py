@@ -27,6 +27,8 @@ INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
 STAND_INS = {
     "sd15_draft_next_to_final": {"Prompt": "red apple"},
     "sdxl_draft_next_to_final": {"Prompt": "smiling cat with heart eyes"},
+    "sd15_few_step_lora": {"Prompt": "red apple"},
+    "sdxl_few_step_lora": {"Prompt": "smiling cat with heart eyes"},
     "sd15_edit_a_photo": {
         "picture": "man pilot",
         "Caption of the photo": "man pilot",
@@ -57,8 +59,14 @@ def runnable(name: str, object_info: dict) -> dict:
 
 
 def stand_in(prompt: dict, replaced: dict[str, str]) -> dict:
+    # A LoRA of a real checkpoint does not fit the shipped model: its node passes the model on.
+    loras = {key: node for key, node in prompt.items() if node["class_type"] == "LoraLoaderModelOnly"}
+    prompt = {key: node for key, node in prompt.items() if key not in loras}
     for node in prompt.values():
         inputs = node["inputs"]
+        for name, value in inputs.items():
+            if isinstance(value, list) and value[0] in loras:
+                inputs[name] = loras[value[0]]["inputs"]["model"]
         if node["class_type"] == "CheckpointLoaderSimple":
             node["class_type"], node["inputs"] = "DDIMDemoModel", {}
         elif node["class_type"] == "LoadImage":

@@ -19,10 +19,16 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
     """
     nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[0]: (link[1], link[2]) for link in workflow["links"]}
+    subgraphs = {each["id"] for each in workflow.get("definitions", {}).get("subgraphs", [])}
     prompt = {}
     for node in workflow["nodes"]:
         if node["type"] in PAGE_ONLY or node.get("mode") in (MUTED, BYPASSED):
             continue
+        if node["type"] in subgraphs:
+            raise ValueError(
+                f"node {node['id']} is a subgraph, which is not read here; save the workflow with"
+                " Export (API)"
+            )
         if node["type"] not in object_info:
             raise ValueError(f"node {node['id']}: this ComfyUI has no node type {node['type']!r}")
         inputs = widget_values(node, object_info[node["type"]])

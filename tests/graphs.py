@@ -227,6 +227,38 @@ def trajectory(seed, steps, **size):
     return graph.saved(film.out(0), "film").saved(film.out(1))
 
 
+def draft_lora(seed, rounds, **size):
+    """Trained, saved by core, and a draft drawn with it, loaded by core."""
+    graph = Graph(**size)
+    work = graph.node(
+        "DDIMDraftLoRA",
+        "work",
+        model=graph.model,
+        negative=graph.conds["negative"],
+        cfg=4.0,
+        latent_image=graph.empty(),
+        calls=2,
+        stride="trailing",
+        teacher_runs=8,
+        rounds=rounds,
+        rank=4,
+        learning_rate=0.001,
+        batch=2,
+        seed=seed,
+        gradient_checkpointing=True,
+        positive=graph.conds["positive"],
+        clip=graph.loader.out(1),
+        captions="smiling face\ncat",
+    )
+    graph.node("SaveLoRA", "save lora", lora=work.out(0), prefix="loras/draft")
+    graph.node("LossGraphNode", "plot", loss=work.out(1), filename_prefix="loss")
+    graph.model = graph.node("LoraModelLoader", model=graph.model, lora=work.out(0), strength_model=1.0).out(
+        0
+    )
+    drawn = graph.advanced("draft", graph.noise(seed), graph.ddim(eta=0.0), work.out(2), graph.empty())
+    return graph.saved(drawn)
+
+
 def held_noise(seed, steps):
     """One picture from a noise that holds a thousand, 4 megabytes of them."""
     graph = Graph(size=128, batch=1024)

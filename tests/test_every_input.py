@@ -25,6 +25,8 @@ SMALL = {
     "rows": 2,
     "max_iterations": 3,
     "timesteps": "999, 500",
+    "across_values": "0, 1",
+    "down_values": "1, 2",
 }
 WIDGETS = (io.Float.Input, io.Int.Input, io.String.Input, io.Boolean.Input, io.Combo.Input)
 

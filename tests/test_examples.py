@@ -139,7 +139,7 @@ def test_checkpoints_can_be_fetched():
                 )
                 assert model["directory"] in folder_paths.folder_names_and_paths
                 found += 1
-    assert found == len(gallery.STAND_INS) == 4
+    assert found == len(gallery.STAND_INS) == 6
 
 
 def test_a_saved_picture_holds_its_recipe(server, info):

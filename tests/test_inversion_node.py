@@ -46,7 +46,7 @@ def cook(shipped):
 def test_round_trip_on_the_shipped_model(shipped, cook, steps):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, steps, "linspace")
-    noise, numbers, replay, report = DDIMInversion.execute(
+    noise, numbers, replay, report, *_ = DDIMInversion.execute(
         model, positive, negative, 1.0, latent, sigmas, "exact", 0.0, 1e-5, 100, True
     ).args
     process_in = model.model.process_latent_in
@@ -70,7 +70,10 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
     positive = [[torch.cat([tensor for tensor, _ in captions]), captions[0][1]]]
     sigmas, _ = schedule.stride_sigmas(model, 10, "linspace")
     result = inversion.invert_latent(
-        model, positive, encode(clip, ""), 1.0, {"samples": vae.encode(images).detach()}, sigmas, measure=True
+        inversion.cfg_guider(model, positive, encode(clip, ""), 1.0),
+        {"samples": vae.encode(images).detach()},
+        sigmas,
+        measure=True,
     )
     assert result.round_trip < 1e-4
 
@@ -79,7 +82,7 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
 def test_noise_maps_on_the_shipped_model(shipped, cook, eta):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 10, "trailing")
-    noise, _, replay, report = DDIMInversion.execute(
+    noise, _, replay, report, *_ = DDIMInversion.execute(
         model, positive, negative, 3.0, latent, sigmas, "exact", eta, 1e-5, 40
     ).args
     back = advanced(model, positive, negative, 3.0, noise, replay, sigmas, latent)
@@ -91,7 +94,7 @@ def test_noise_maps_on_the_shipped_model(shipped, cook, eta):
 def test_few_steps_at_high_guidance_stay_finite(shipped, cook):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 4, "trailing")
-    noise, numbers, _, report = DDIMInversion.execute(
+    noise, numbers, _, report, *_ = DDIMInversion.execute(
         model, positive, negative, 8.0, latent, sigmas, "exact", 0.0, 1e-5, 6
     ).args
     assert torch.isfinite(numbers["samples"]).all() and "not converged: step" in report
@@ -126,7 +129,14 @@ def test_schema():
         "tolerance",
         "max_iterations",
     ]
-    assert [o.display_name for o in schema.outputs] == ["noise", "latent", "replay", "report"]
+    assert [o.display_name for o in schema.outputs] == [
+        "noise",
+        "latent",
+        "replay",
+        "report",
+        "state",
+        "refined_sigmas",
+    ]
     for node in (schema, nodes["DDIMDemoPicture"]):
         assert (
             node.description and all(i.tooltip for i in node.inputs) and all(o.tooltip for o in node.outputs)

@@ -1,6 +1,7 @@
 """Noise of single pictures: the host's own at the start, independent of the batch, never shared by
 accident."""
 
+import comfy.model_management
 import comfy.nested_tensor
 import comfy.sample
 import pytest
@@ -95,3 +96,10 @@ def test_the_global_generator_is_left_alone():
 def test_a_wrong_batch_index_is_named(indices):
     with pytest.raises(ValueError, match="batch_index"):
         latent_noise({"samples": torch.zeros(2, 4, 8, 8), "batch_index": indices}, 0)
+
+
+def test_drawing_can_be_cancelled():
+    """The noise of picture k is drawn after all before it, which may be many."""
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        latent_noise({"samples": torch.zeros(1, 4, 8, 8), "batch_index": [10**12]}, 0)

@@ -182,10 +182,11 @@ def test_no_file_from_outside_the_folders(folders, name):
 
 
 def rewritten(data, **changes):
-    """A saved file with other header entries."""
+    """A saved file with other header entries, as of the first version: no checksum refuses it first."""
     size = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + size])
-    header["__metadata__"].update(changes)
+    del header["__metadata__"]["sha256"]
+    header["__metadata__"].update({"ddim_toolkit_noise": "1"} | changes)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data[8 + size :]
 
@@ -215,7 +216,9 @@ DAMAGE = {
     "later layout": lambda data: rewritten(data, ddim_toolkit_noise="3"),
     "a bit of the noise": lambda data: flipped(data, len(data) - 9, 1),
     "another seed": lambda data: data.replace(b'seed\\": 5', b'seed\\": 6'),
-    "another form": lambda data: rewritten(data, form='{"empty_only": true}'),
+    "another form": lambda data: data.replace(b'"form":"{}"', b'"form":"[]"'),
+    "no checksum": lambda data: rewritten(data, ddim_toolkit_noise="2"),
+    "a number for numbers": lambda data: rewritten(data, recipe='{"seed": null, "batch_index": 1}'),
     "recipe no JSON": lambda data: rewritten(data, recipe="{"),
     "recipe a list": lambda data: rewritten(data, recipe="[1]"),
     "recipe too deep": lambda data: rewritten(data, recipe="[" * 100000),
@@ -412,6 +415,7 @@ def test_noise_mixed_from_inverted_noise_is_for_an_empty_latent(folders):
         '{"weight": 1.0, "latent_format": "os"}',
         '{"weight": 1.0, "latent_format": "torch"}',
         '{"weight": 1.0}',
+        '{"weight": 1.0, "latent_format": "Wan21"}',
         '{"weight": "1", "latent_format": "SD15"}',
         "[]",
         "7",

@@ -3,14 +3,17 @@
 import math
 
 import analytic
+import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.drawing import pen, schedules
 from ddim_toolkit.host import schedule, trajectory
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.pictures import DDIMSchedulePlot, DDIMTrajectory
 from ddim_toolkit.nodes.sampling import DDIMKSampler
+from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
 
 LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
 
@@ -91,6 +94,21 @@ def test_film_strip_ends_in_the_picture_that_the_sampler_makes(kind):
         )
         == 2
     )
+
+
+def test_film_strip_of_any_sampler_and_guider():
+    """The host's dpmpp_2m under a guider of two prompts ends where the host's own run of it ends."""
+    model, c = analytic.model(ModelType.EPS, analytic.four_modes()), analytic.CONDITIONING
+    guider = core.DualCFGGuider.execute(model, c, c, c, 1.5, 1.2, "regular").args[0]
+    with_sampler = comfy.samplers.sampler_object("dpmpp_2m")
+    sigmas = DDIMStrideScheduler.execute(model, 6, "trailing", 1.0).args[0]
+    strip, latent, table = DDIMTrajectory.execute(
+        model, 3, 6, 1.0, 0.5, "trailing", c, c, LATENT, 1.0, sigmas, with_sampler, guider
+    ).args
+    noise = core.Noise_RandomNoise(3)
+    expected = core.SamplerCustomAdvanced.execute(noise, guider, with_sampler, sigmas, LATENT).args[0]
+    torch.testing.assert_close(latent["samples"], expected["samples"][:1])
+    assert strip["samples"].shape == (6, 4, 8, 8) and "nan" not in table
 
 
 def test_table_holds_the_textbook_jump():

@@ -36,10 +36,11 @@ MEGABYTE = 2**20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """With previews, as on the page; memory that it frees goes back to the system at once, where its C
-    library is glibc."""
+    """With previews, as on the page, and the cache of 0.3.75, which newer hosts want to be asked for: that of
+    the last prompt alone. Memory that it frees goes back to the system at once, where its C library is glibc.
+    """
     comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
-    arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb"]
+    arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb", "--cache-classic"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
             patch.setenv(name, "65536")
@@ -125,6 +126,19 @@ def test_a_cancel_leaves_the_queue_as_it_was(server, stage):
     undisturbed = drawn(server, build(1, 5))
     cancel(server, build(2, steps), calls)
     assert same(drawn(server, build(1, 5)), undisturbed)
+
+
+def test_a_draft_lora_goes_on_into_cores_nodes(server):
+    entry = queue(server, graphs.draft_lora(1, 4))
+    assert latents(server, entry)
+    assert "4 of 4 rounds, 8 teacher runs" in entry["outputs"]["work"]["text"][0]
+    assert entry["outputs"]["plot"]["images"]
+
+
+def test_a_cancelled_training_hands_on_what_it_learned(server):
+    _, entry = during(server, graphs.draft_lora(2, 100000), 3, lambda: post(server, "/interrupt"))
+    assert "of 100000 rounds, cancelled" in entry["outputs"]["work"]["text"][0]
+    assert latents(server, entry)
 
 
 def test_two_prompts_do_not_disturb_each_other(server):

@@ -207,7 +207,13 @@ def test_files_that_do_not_fit(bad, said):
         to_prompt(file(bad, links=[]), INFO)
 
 
+def test_a_subgraph_is_named():
+    workflow = file(node(1, "abc"), links=[]) | {"definitions": {"subgraphs": [{"id": "abc"}]}}
+    with pytest.raises(ValueError, match=r"node 1 is a subgraph.*Export \(API\)"):
+        to_prompt(workflow, INFO)
+
+
 def test_every_text_of_the_command_line_is_ascii():
     """Windows consoles print no more than their code page holds."""
-    for path in [ROOT / "run.py", *(ROOT / "runner").glob("*.py")]:
+    for path in [ROOT / "run.py", *(ROOT / "runner").rglob("*.py")]:
         path.read_text(encoding="ascii")

@@ -36,7 +36,8 @@ def values(shipped):
     empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     sigmas = schedule.stride_sigmas(model, 4, "linspace")[0]
     latent = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))}
-    found = inversion.invert_latent(model, empty, empty, 1.0, latent, sigmas, eta=1.0)
+    guider = inversion.cfg_guider(model, empty, empty, 1.0)
+    found = inversion.invert_latent(guider, latent, sigmas, eta=1.0)
     held = noise.HeldNoise.of(latent, 5)
     host = host_noise(3)
     return {
@@ -47,6 +48,7 @@ def values(shipped):
             "replay": found.replay,
         },
         "noises": {
+            "seed": noise.SeedNoise(3),
             "held": held,
             "inverted": found.noise,
             "interpolated": noise.InterpolatedNoise((host, found.noise), (0,), 3),

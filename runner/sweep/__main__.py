@@ -60,7 +60,7 @@ def sweep(crew, plan: Plan, jobs: list, results: Results, finishing: list[str], 
                 results.fail(job, error)
             else:
                 results.add(job, *answer)
-            progress.step(len(failed))
+            progress.step(len(answer[0]) if answer else 0, len(failed))
             if time.monotonic() - written > PAGE_EVERY:
                 page.write(results, title, finishing)
                 written = time.monotonic()
@@ -76,24 +76,27 @@ def sweep(crew, plan: Plan, jobs: list, results: Results, finishing: list[str], 
 
 
 class Progress:
-    """How many are done, how many a second, and the time left: one line on a terminal, else now and then."""
+    """Runs done, pictures a second, and the time left: one line on a terminal, else a line now and then."""
 
     def __init__(self, total: int, left: int):
         self.total, self.left = total, left
-        self.done, self.begun, self.told = 0, time.monotonic(), 0.0
+        self.done, self.pictures, self.begun, self.told = 0, 0, time.monotonic(), 0.0
         if left < total:
             print(f"{total - left} of {total} are there already.", flush=True)
 
-    def step(self, failed: int) -> None:
+    def step(self, pictures: int, failed: int) -> None:
         self.done += 1
+        self.pictures += pictures
         now = time.monotonic()
         terminal = sys.stdout.isatty()
         if now - self.told < (0.2 if terminal else LINE_EVERY) and self.done < self.left:
             return
         self.told = now
-        pace = self.done / (now - self.begun)
-        line = f"{self.total - self.left + self.done} of {self.total}, {pace:.2f} a second"
-        line += f", {clock((self.left - self.done) / pace)} left" + (f", {failed} failed" if failed else "")
+        spent = now - self.begun
+        line = f"{self.total - self.left + self.done} of {self.total}"
+        line += f", {self.pictures / spent:.2f} pictures a second"
+        line += f", {clock(spent / self.done * (self.left - self.done))} left"
+        line += f", {failed} failed" if failed else ""
         print(f"\r{line:<78}" if terminal else line, end="" if terminal else "\n", flush=True)
 
     def end(self) -> None:

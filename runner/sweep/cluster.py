@@ -24,6 +24,7 @@ STORE = 256 * 2**20  # bytes that Ray's object store may take; pictures pass thr
 def local(workers: int):
     """Ray on this machine alone, for the length of a `with` block."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # it would kill workers for what other programs use
     ray.init(
         num_cpus=max(workers, os.cpu_count() or 1),
         object_store_memory=STORE,

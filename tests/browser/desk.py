@@ -19,7 +19,7 @@ class Desk:
     """One open page. Nodes are named by their title or type."""
 
     def __init__(self, chromium, server, renderer, screenshots):
-        self.server, self.screenshots = server, screenshots
+        self.server, self.screenshots, self.nodes2 = server, screenshots, renderer == "nodes2"
         self.info = server.get("/object_info")
         self.set({**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
         self.context = chromium.new_context(viewport={"width": 1600, "height": 1000})
@@ -154,8 +154,9 @@ class Desk:
             self.page.wait_for_timeout(100)
         return result
 
-    def finished(self, action):
-        """The history entries that an action on the page brings about, once the queue is empty again."""
+    def finished(self, action, prompts=1):
+        """The history entries that an action on the page brings about, so many or more, once the queue is
+        empty again."""
         before = set(self.server.get("/history"))
         self.run("window.ran.length = 0")
         action()
@@ -163,7 +164,8 @@ class Desk:
         def done():
             queue = self.server.get("/queue")
             new = {key: entry for key, entry in self.server.get("/history").items() if key not in before}
-            return new if new and not queue["queue_running"] and not queue["queue_pending"] else None
+            idle = not queue["queue_running"] and not queue["queue_pending"]
+            return new if len(new) >= prompts and idle else None
 
         entries = list(self.wait(done, 90).values())
         assert all(entry["status"]["status_str"] == "success" for entry in entries), entries

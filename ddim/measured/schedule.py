@@ -1,0 +1,242 @@
+"""A schedule and coefficients measured on the model in front of it.
+
+One reference run. Then a short list of schedules, those with the least sum of errors along that run first:
+the best path through its levels by dynamic programming, and what else is known. True runs tell which is best,
+find its coefficients and, on pictures that these were not fitted to, what they are worth.
+
+Neighbours: Chen et al., GITS (2405.11326), dynamic programming over a recorded trajectory; Xue et al., DMN
+(2402.17376); Sabour et al., Align Your Steps (2404.14507), whose tables are made offline.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+
+from .. import solve
+from ..multistep import Solver
+from .coefficients import Coefficients, Fit, Guidance
+from .reference import Denoise, Reference, Seen, reference_run
+
+CRITERIA = ("reconstruction error", "score change")
+WORTH = 0.98  # a gain of less than this over the plain sampler is none
+ELEMENTS = 65536  # of all pictures together: a mean over these, drawn at random, stands for that of all
+
+Run = Callable[[Denoise, torch.Tensor, list[float]], torch.Tensor]  # (denoise, x, sigmas) -> x at their end
+
+
+@dataclass
+class Measured:
+    """What was found. Errors are RMSE at sigma 0 to the reference, of each picture, then their mean."""
+
+    sigmas: list[float]  # K + 1, the last 0
+    source: str  # the schedule's name
+    by_steps: list[float]  # sums of the errors of the best 1, 2, ... K jumps between recorded levels
+    calls: int  # model calls, each of all pictures
+    measured: float | None = None  # error of the sampler that it is for, without coefficients
+    coefficients: Coefficients | None = None
+    held_out: float | None = None  # error with coefficients, each picture with those of the others
+    rivals: dict[tuple[str, str], float] = field(default_factory=dict)  # (sampler, known schedule): error
+
+
+@dataclass
+class Fitted:
+    """Coefficients of all pictures; how far from the reference each came with those of the others."""
+
+    coefficients: Coefficients
+    error: float  # at the end
+    straying: float  # on the way, a mean: a run that strays may end as another picture on another seed
+
+
+class Trials:
+    """The model, counted, and true runs from x, each judged at its end."""
+
+    def __init__(self, denoise: Denoise, x: torch.Tensor, seen: Seen, levels: list[float]):
+        chosen = torch.randperm(seen(x)[0].numel(), generator=torch.Generator().manual_seed(0))
+        kept = chosen[: max(ELEMENTS // len(x), 1024)].sort().values.to(x.device)
+        self.denoise, self.x, self.calls = denoise, x, 0
+        self.kept = lambda x: seen(x).flatten(1)[:, kept].float().cpu()  # (B, ...) -> (B, E)
+        self.reference = reference_run(self, x, levels, self.kept)
+
+    def __call__(self, x, sigma):
+        self.calls += 1
+        return self.denoise(x, sigma)
+
+    def error(self, sampler: Run, sigmas: list[float]) -> float:
+        error = self.kept(sampler(self, self.x, sigmas)) - self.reference.end
+        return float(error.double().square().mean(1).sqrt().mean())
+
+    def fit(self, sigmas: list[float], guidance: Guidance | None) -> "Fitted":
+        solver = Fit(self.reference, self.kept, guidance)
+        error = self.error(partial(run, solver=solver), sigmas)
+        coefficients = Coefficients(tuple(sigmas), tuple(solver.weights), guidance is not None)
+        return Fitted(coefficients, error, sum(solver.strayed) / len(sigmas))
+
+
+def run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], solver: Solver | None = None) -> torch.Tensor:
+    """DDIM or another solver at eta 0, where alpha = 1 gives the jumps of flow models too."""
+    return solve.sample(lambda x, i: denoise(x, sigmas[i]), x, [1.0] * len(sigmas), sigmas, solver=solver)
+
+
+def measure(
+    denoise: Denoise,
+    x: torch.Tensor,
+    levels: list[float],
+    steps: int,
+    *,
+    samplers: dict[str, Run],
+    used: str | None = None,
+    extrapolated: str | None = None,
+    candidates: dict[str, list[float]] | None = None,
+    criterion: str = CRITERIA[0],
+    refine: int = 4,
+    seen: Seen = lambda x: x,
+    guidance: Guidance | None = None,
+) -> Measured:
+    """The schedule of `steps` jumps from levels[0] to 0, and its coefficients, on the runs that begin with x.
+
+    x (B, ...): noise at levels[0]. levels: falling, > 0, at least `steps`. samplers: {name: run} to compare
+    with, plain DDIM or what the user has in its place first. used: the one whose best schedule it shall be,
+    and extrapolated what that one extrapolates, as in jump_errors; None: the best schedule for coefficients.
+    candidates: {name: sigmas with their 0}, tried and compared with. refine: 0 makes no true run and gives
+    what the criterion finds; else there are at most refine + 4, of `steps` calls each. seen: linear in x;
+    errors are those of seen(x). guidance: as in coefficients.py. Raises FloatingPointError where the model's
+    answers are not finite.
+    """
+    trials = Trials(denoise, x, seen, levels)
+    reference = trials.reference
+    paths = shortest_paths(jump_errors(reference, extrapolated), steps)
+    found = {"dynamic programming": paths[-1][0]}
+    if used is None:
+        found["dynamic programming, order 2"] = shortest_paths(jump_errors(reference, "x0_hat"), steps)[-1][0]
+    found = {name: [*(levels[i] for i in path), 0.0] for name, path in found.items()}
+    if used is None or criterion == CRITERIA[1]:
+        found[CRITERIA[1]] = equal_score_change(reference, steps)
+    known = {
+        name: [levels[0], *each[1:]] for name, each in (candidates or {}).items() if len(each) == steps + 1
+    }
+    known = dict(sorted(known.items(), key=lambda each: path_error(reference, each[1])))
+    tried = found | known
+    if criterion == CRITERIA[1]:
+        tried = {criterion: found[criterion]}
+    best, plain, runs, fits = next(iter(tried)), used or next(iter(samplers)), {}, {}
+    if refine:
+        for name in list(tried)[: refine + 1]:
+            if used is None:
+                fits[name] = trials.fit(tried[name], guidance)
+            else:
+                runs[used, name] = trials.error(samplers[used], tried[name])
+        if used is None:
+            best = min(fits, key=lambda name: fits[name].error + fits[name].straying)
+        else:
+            best = min(runs, key=runs.get)[1]
+            fits[best] = trials.fit(tried[best], guidance)
+        pairs = [(sampler, name) for name in known for sampler in samplers if (sampler, name) not in runs]
+        for sampler, name in pairs[: refine + 4 - len(runs) - len(fits)]:
+            runs[sampler, name] = trials.error(samplers[sampler], known[name])
+    fitted = fits.get(best)
+    by_plain = {name: error for (sampler, name), error in runs.items() if sampler == plain}
+    if fitted and len(x) > 1 and fitted.error > WORTH * min(by_plain.values(), default=math.inf):
+        best, fitted = min(by_plain, key=by_plain.get), None  # nothing is gained
+    return Measured(
+        sigmas=(tried | known)[best],
+        source=best,
+        by_steps=[total for _, total in paths],
+        calls=trials.calls,
+        measured=by_plain.get(best),
+        coefficients=fitted and fitted.coefficients,
+        held_out=fitted.error if fitted and len(x) > 1 else None,
+        rivals={pair: error for pair, error in runs.items() if pair[1] in known},
+    )
+
+
+def path_error(reference: Reference, sigmas: list[float]) -> float:
+    """The sum of the errors of DDIM's jumps along the reference, each times what survives of it at sigma
+    0."""
+    total = 0.0
+    for t, s in itertools.pairwise(sigmas):
+        (x, slope), (to, _) = reference.at(t), reference.at(s)
+        missed = (s - t) * slope - (to - x)
+        total += float(missed.double().square().mean().sqrt()) * reference.survives(s)
+    return total
+
+
+def jump_errors(reference: Reference, extrapolated: str | None = None) -> torch.Tensor:
+    """Error at sigma 0 of single jumps between the N recorded levels, and to 0 (index N): (N, N, N + 1), inf
+    where not down.
+
+    errors[g, h, i] is the RMSE of the jump h -> i after g -> h, both along the reference, times what survives
+    of it at sigma 0. g matters only where something of the step before is extrapolated: the "slope" (PLMS, of
+    any order taken as 2) or "x0_hat" (dpmpp_2m). errors[h, h, i] is the jump without history.
+    """
+    sigmas, count = reference.sigmas, len(reference.sigmas)
+    slopes, x = (recorded.double().flatten(1) for recorded in (reference.slopes, reference.x))  # (N, D)
+    to = torch.cat([x, reference.end.double().flatten()[None]])  # (N + 1, D)
+    below = torch.cat([sigmas, sigmas.new_zeros(1)])
+    width = below - sigmas[:, None]  # (N, N + 1)
+
+    def missed(u):
+        """Mean products of u_g with what DDIM's jump h -> i misses, width d_h - (x_i - x_h): (G, N, N +
+        1)."""
+        with_slopes, with_x = u @ slopes.T / u.shape[1], u @ to.T / u.shape[1]
+        return width * with_slopes[..., None] - with_x[:, None] + with_x[:, :-1, None]
+
+    def of_h(products):  # (N, N, N + 1) -> (N, N + 1)
+        return products.diagonal(dim1=0, dim2=1).T
+
+    with_x = missed(to)
+    squares = width * of_h(missed(slopes)) - with_x.diagonal(dim1=0, dim2=2) + of_h(with_x[:-1])
+    squares = squares.expand(count, -1, -1).clone()
+    if extrapolated is not None:  # then gain (u_h - u_g) is missed too, but in the jump to 0, of order 1
+        if extrapolated == "slope":
+            u, gain = slopes, (width / 2).expand(count, -1, -1)
+        else:  # Lu et al. (2211.01095), algorithm 2: towards x0_hat_h + ratio (x0_hat_h - x0_hat_g)
+            log = sigmas.log()
+            ratio = (log[:, None] - log) / (2 * (log[:, None, None] - log[:, None]))
+            u, gain = x - sigmas[:, None] * slopes, (1 - below / sigmas[:, None])[None, :, :-1] * ratio
+        products, u_u = missed(u), u @ u.T / u.shape[1]
+        apart = u_u.diagonal() + u_u.diagonal()[:, None] - 2 * u_u  # (N, N)
+        more = 2 * gain * (of_h(products) - products)[..., : gain.shape[-1]] + gain**2 * apart[..., None]
+        before = torch.arange(count)[:, None] < torch.arange(count)  # g above h
+        squares[..., :-1] += torch.where(before[..., None], more[..., :count], 0.0)
+    survives = torch.tensor([reference.survives(sigma) for sigma in below.tolist()], dtype=torch.float64)
+    down = torch.arange(count + 1) > torch.arange(count)[:, None]
+    return torch.where(down, squares.clamp(min=0).sqrt() * survives, torch.inf)
+
+
+def shortest_paths(errors: torch.Tensor, steps: int) -> list[tuple[list[int], float]]:
+    """The paths of 1, 2, ... steps jumps from level 0 to the last with the least sum of errors: [(levels,
+    sum)].
+
+    errors as from jump_errors. levels are those jumped from: k of them for k jumps. Dynamic programming over
+    the last jump.
+    """
+    count = errors.shape[0]
+    best = torch.full_like(errors[0], torch.inf)  # (N, N + 1): the least sum that ends with the jump h -> i
+    best[0] = errors[0, 0]
+    back, paths = [], []
+    for _ in range(steps):
+        at = [int(best[:, count].argmin())]
+        for came in reversed(back):
+            at.insert(0, int(came[at[0], at[1] if len(at) > 1 else count]))
+        paths.append((at, float(best[:, count].min())))
+        best, came = (best[:, :count, None] + errors).min(0)
+        back.append(came)
+    return paths
+
+
+def equal_score_change(reference: Reference, steps: int) -> list[float]:
+    """`steps` sigmas and 0 that part the run into equal integrals of sqrt(|d slope / d sigma|).
+
+    Where Euler's local error is h^2 |d slope / d sigma| / 2, h ~ |d slope / d sigma|^(-1/2) gives the least
+    sum of them.
+    """
+    change = reference.slopes.double().diff(dim=0).square().mean((1, 2)).sqrt()
+    parts = (change * reference.sigmas.diff().abs()).clamp(min=1e-300).sqrt()
+    gone = np.concatenate([[0.0], parts.cumsum(0)])
+    wanted = gone[-1] * np.arange(steps) / steps
+    return [*np.interp(wanted, gone, reference.sigmas).tolist(), 0.0]

@@ -1,0 +1,92 @@
+"""What an inversion came to, in words and figures."""
+
+import torch
+
+from ..ddim import invert
+from . import latents
+
+EXACT, VISIBLE = 1e-4, 1e-2  # RMSE of the latent that the model sees: below, nothing is lost; above, it shows
+
+
+def report(found, tolerance, eta, method):
+    """A verdict in plain words, then the figures, a line each. found: host.inversion.Inverted."""
+    run, steps = found.run, len(found.run.maps)
+    worst = [max(errors, default=0.0) for errors in run.errors]
+    missed = [i for i in range(steps) if worst[i] > tolerance] if eta == 0 and method == "exact" else []
+    deviation, correlation = invert.gaussianity(latents.parts(found.latent)[0].float())
+    lines = [verdict(found, missed, worst, tolerance, eta, method)]
+    if found.top and eta == 0 and not 0.9 <= deviation <= 1.1:
+        lines.append(
+            f"The noise is far from Gaussian (deviation {deviation:.2f} in place of 1), so edits from it"
+            " suffer: invert with cfg 1, or use DDIM Edit."
+        )
+    if any(run.stalled):
+        lines.append(
+            "Where a step folds, guidance bends it so that no state may lead to the picture: refine_sigmas"
+            " inserts finer steps there; cfg 1 has no folds."
+        )
+    how = f"noise maps at eta {eta:g}" if eta > 0 else method
+    lines += ["", f"{how}: {steps} steps, {run.calls} model calls"]
+    if eta == 0:
+        at = max(range(steps), key=worst.__getitem__)
+        lines.append(f"worst residual: {worst[at]:.2g} at {step(found, at)}")
+    lines += [
+        f"{'fold' if run.stalled[i] else 'not converged'}: {step(found, i)}, residual {worst[i]:.2g} instead"
+        f" of {tolerance:.2g}"
+        for i in missed
+    ]
+    if found.round_trip is not None:
+        lines.append(
+            f"round trip: RMSE {found.round_trip:.2g} of the latent as the model sees it"
+            + (", by the replay sampler" if eta > 0 else "")
+        )
+    lines.append(
+        f"noise: standard deviation {deviation:.3f} (1 for a Gaussian), correlation of neighbours"
+        f" {correlation:.3f} (0)"
+    )
+    if eta > 0:
+        maps = torch.stack(run.maps[:-1] or run.maps)
+        lines.append(f"noise maps: standard deviation {invert.gaussianity(maps)[0]:.3f}")
+    if not found.top:
+        lines.append(
+            f"partial: the sigmas start at {found.sigmas[0]:.4g}, so the noise belongs to a latent; sample on"
+            " the picture's own"
+        )
+    return "\n".join(lines)
+
+
+def verdict(found, missed, worst, tolerance, eta, method):
+    """Whether the picture comes back, and what to do where it does not."""
+    run = found.run
+    if (run.unsteady or 0.0) > tolerance:
+        return (
+            f"The picture may not come back: the model, asked twice, answers otherwise (by"
+            f" {run.unsteady:.2g}). Guidance with momentum and caches do that; switch them off."
+        )
+    if found.unsettled > tolerance:
+        return (
+            f"The picture comes back with differences under the soft mask (its noise is uncertain by"
+            f" {found.unsettled:.2g}): use a mask of 0 and 1, or method exact."
+        )
+    known = found.round_trip
+    if missed:
+        size = max(worst) if known is None else known
+        what = "small differences" if size <= VISIBLE else "visible differences"
+        count = "one step" if len(missed) == 1 else f"{len(missed)} steps"
+        if missed == [len(worst) - 1] and found.sigmas[-1] == 0:
+            help = "sigmas whose last step is smaller, such as stride linspace, or more max_iterations"
+        else:
+            help = "cfg 1, refine_sigmas, more steps, or more max_iterations"
+        return f"The picture comes back with {what}: {count} did not converge. Use {help}."
+    if known is not None and known > EXACT:
+        what = "visible" if known > VISIBLE else "small"
+        return f"The picture comes back with {what} differences (RMSE {known:.2g})."
+    if method == "ddim" and eta == 0 and known is None:
+        return "The picture comes back roughly: method ddim is off by an error that shrinks like 1 / steps."
+    if known is None and eta == 0:
+        return "Every step is solved, so the picture should come back (round trip not measured)."
+    return "The picture comes back exactly" + (", by the replay sampler." if eta > 0 else ".")
+
+
+def step(found, i):
+    return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"

@@ -1,0 +1,136 @@
+"""DDIMEdit."""
+
+from comfy_api.latest import io, ui
+
+from ..host import edit
+from .finite import finite
+from .inputs import SEED_MAX
+from .schema import schema
+
+
+def cfg(name, default, tooltip):
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+
+
+class DDIMEdit(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="DDIMEdit",
+            display_name="DDIM Edit",
+            search_aliases=["FlowEdit", "InfEdit", "DDCM", "edit without inversion"],
+            advanced=["averages"],
+            has_intermediate_output=True,
+            description=(
+                "Change a picture by what tells two captions apart, without inverting it: two model calls a"
+                " step, on every model type."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
+                io.Conditioning.Input("source", tooltip="What the picture shows: its own caption."),
+                io.Conditioning.Input("target", tooltip="What it is to show: the caption, changed."),
+                io.Conditioning.Input("negative", tooltip="Only used where a cfg is not 1."),
+                cfg("source_cfg", 1.0, "Guidance towards the caption of the picture as it is."),
+                cfg(
+                    "target_cfg",
+                    1.0,
+                    "Guidance towards the new caption. Above source_cfg the edit is stronger and keeps less.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The encoded picture, or a batch. A noise mask keeps what it covers.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    tooltip=(
+                        "Where they start is the strength of the edit: the whole way allows the largest; a"
+                        " later part (SplitSigmas, denoise) keeps more."
+                    ),
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip=(
+                        "0 carries the change from step to step (FlowEdit). 1 measures it anew at each step"
+                        " (InfEdit's DDCM)."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_MAX,
+                    control_after_generate=True,
+                    tooltip="Seed of the noise under which the captions are compared.",
+                ),
+                io.Int.Input(
+                    "averages",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Noises that each step is averaged over; every one costs two model calls a step.",
+                ),
+                io.Float.Input(
+                    "mask_softness",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip=(
+                        "Above 0 the change is taken in full only where the captions differ most: the higher,"
+                        " the fewer such places. 0 is off."
+                    ),
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The edited picture."),
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="Where the change was taken, at the latent's size; white without mask_softness.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="How much was changed, and the number of model calls."
+                ),
+            ],
+        )
+
+    @classmethod
+    @finite
+    def execute(
+        cls,
+        model,
+        source,
+        target,
+        negative,
+        source_cfg,
+        target_cfg,
+        latent_image,
+        sigmas,
+        eta,
+        seed,
+        averages,
+        mask_softness,
+    ):
+        latent, mask, text = edit.edit_latent(
+            model,
+            source,
+            target,
+            negative,
+            latent_image,
+            sigmas,
+            source_cfg=source_cfg,
+            target_cfg=target_cfg,
+            eta=eta,
+            seed=seed,
+            averages=averages,
+            softness=mask_softness,
+        )
+        return io.NodeOutput(latent, mask, text, ui=ui.PreviewText(text))
+
+
+NODES = [DDIMEdit]
