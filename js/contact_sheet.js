@@ -91,7 +91,7 @@ function addSheet(node) {
     return finish(picked.map((run) => [run, [...run.picked]]));
   }
 
-  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, and they are not picked. */
+  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, without these. */
   async function finish(choices) {
     beginStep();
     try {

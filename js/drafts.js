@@ -75,7 +75,8 @@ app.registerExtension({
     const widget = widgetOf(node, node.comfyClass === SWITCH ? "use_final" : "picks");
     widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
     watch(node, () => String(widget.value), showButtons);
-    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons)); // after it took place
+    // after it took place
+    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },
   setup() {
     api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));

@@ -126,7 +126,7 @@ async function queueOne(number) {
     const samplers = [...behind(output, output[id]?.inputs.final?.[0])].filter(isSampler);
     for (const sampler of samplers) {
       const source = output[sampler].inputs.latent_image;
-      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked already
+      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked
       output[`${sampler}:pick`] = {
         class_type: "LatentFromBatch",
         inputs: { samples: source, batch_index: number, length: 1 },

@@ -10,8 +10,8 @@ const records = new Map(); // promises of them, by prompt id
 const KEPT = 200;
 
 /**
- * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where the
- * server no longer has it.
+ * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where
+ * the server no longer has it.
  */
 export function recordOf(id) {
   if (!records.has(id)) {
@@ -87,7 +87,7 @@ function locate(node, around, name) {
   return held && { node: from, widget: held, control: controlOf(from, held) };
 }
 
-/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if it is gone. */
+/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if gone. */
 function placesOf(prompt) {
   const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
   const placeOf = (id, input) => {
@@ -158,7 +158,7 @@ export function hold(owner, prompt, id) {
   });
 }
 
-/** What is held in this graph, with the places: nothing, once the user, undo or a file changed one of them. */
+/** What is held in this graph, with the places: nothing, once the user, undo or a file changed one. */
 function current() {
   const entry = held.get(rootGraph().id);
   if (!entry) return;

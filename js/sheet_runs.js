@@ -24,6 +24,7 @@ export function listenForRuns(changed) {
     "execution_start",
     ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id),
   );
+  api.addEventListener("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
   api.addEventListener("executed", ({ detail }) => {
     if (!detail?.output) return;
     turn = turn.then(async () => (await note(detail)) && changed()).catch(console.error);
@@ -33,7 +34,6 @@ export function listenForRuns(changed) {
 async function note({ node, display_node, output, prompt_id }) {
   const id = String(display_node ?? node);
   const shown = output.ddim_sheet?.[0];
-  if (output.ddim_cells) cells.set(id, output.ddim_cells);
   if (!shown && !(output.images?.length && finishing.has(prompt_id))) return false;
   const record = await recordOf(prompt_id);
   if (!record) return false;
