@@ -13,7 +13,7 @@ GROUP_TITLE = 40
 PADDING, GAP = 15, 20
 # The part of a window of 1920 x 1080 pixels that nothing of the page covers, and the scale below which it
 # draws no text. Older pages draw Nodes 2.0 larger by STRETCH, at the same scale.
-LEFT, TOP, WIDTH, HEIGHT = 75, 105, 1825, 905
+LEFT, TOP, WIDTH, HEIGHT = 75, 140, 1825, 880
 STRETCH = 1.2
 LEAST_SCALE = 0.58
 
