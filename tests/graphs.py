@@ -252,9 +252,10 @@ def draft_lora(seed, rounds, **size):
     )
     graph.node("SaveLoRA", "save lora", lora=work.out(0), prefix="loras/draft")
     graph.node("LossGraphNode", "plot", loss=work.out(1), filename_prefix="loss")
-    graph.model = graph.node("LoraModelLoader", model=graph.model, lora=work.out(0), strength_model=1.0).out(
-        0
+    loader = graph.node(
+        "LoraModelLoader", model=graph.model, lora=work.out(0), strength_model=1.0, bypass=False
     )
+    graph.model = loader.out(0)
     drawn = graph.advanced("draft", graph.noise(seed), graph.ddim(eta=0.0), work.out(2), graph.empty())
     return graph.saved(drawn)
 
