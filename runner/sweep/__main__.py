@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from ..comfyui import CHECKOUT, RunError, device_arguments
+from ..graph import Graph
 from . import page
 from .options import OUTPUT, is_page_file
 from .plan import Plan
@@ -123,7 +124,8 @@ def describe(job) -> str:
 def types(content: dict) -> list[str]:
     """The node types of a workflow file."""
     if is_page_file(content):
-        return sorted({node["type"] for node in content["nodes"]})
+        graph = Graph(content)
+        return sorted({node["type"] for node in graph.nodes.values()} - graph.definitions.keys())
     return sorted({node["class_type"] for node in content.values()})
 
 
