@@ -14,7 +14,7 @@ import folder_paths
 import pytest
 from blueprint import FILE, around, nested
 from conftest import ROOT
-from ddim_toolkit.runner.comfyui import ComfyUI
+from ddim_toolkit.runner.comfyui import ComfyUI, RunError
 from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.sweep import __main__ as command_line
 from ddim_toolkit.runner.sweep import options
@@ -90,6 +90,7 @@ class TestOptions:
             (["--seeds", "1", "--set", "eta"], '"eta" is no dial with values'),
             (["--seeds", "1", "--set", "eta=0", "--set", "eta=1"], "names eta twice"),
             (["--seeds", "1", "--workers", "0"], '"0" is no number of workers'),
+            (["--seeds", "1", "--finish", "1"], "one of them at a time"),
             ([], "--seeds 0-99"),
         ],
     )
@@ -102,7 +103,9 @@ class TestOptions:
             run.main(["sweep", str(path), *arguments])
         assert said in capsys.readouterr().err
 
-    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"nodes": []}', '{"1": {"inputs": {}}}'])
+    @pytest.mark.parametrize(
+        "content", ["", "[]", "{}", '{"nodes": 1, "links": 2}', '{"nodes": []}', '{"1": {"inputs": {}}}']
+    )
     def test_what_is_no_workflow(self, tmp_path, capsys, content):
         path = tmp_path / "workflow.json"
         path.write_text(content)
@@ -241,6 +244,14 @@ class TestResults:
         self.folder(tmp_path)
         with pytest.raises(ValueError, match="holds a sweep of another workflow"):
             Results(tmp_path, "other", ["eta"])
+
+    def test_two_sweeps_at_once_are_one_too_many(self, tmp_path):
+        folder = tmp_path / "new" / "sweep"
+        with command_line.alone(folder):
+            with pytest.raises(RunError, match="Another sweep is writing into"), command_line.alone(folder):
+                pass
+        with command_line.alone(folder):
+            self.folder(folder)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to write to")
     def test_a_full_disk(self, tmp_path, capsys):
