@@ -2,12 +2,10 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { asOneStep, chain, nodesOf, notify, queue, setWidget, widgetOf } from "./graph.js";
+import { asOneStep, chain, nodesOf, notify, queue, setWidget, SHEET, SWITCH, widgetOf } from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
-export const SWITCH = "DDIMDraftSwitch";
-export const SHEET = "DDIMContactSheet";
 const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
 let lastDraft; // {prompt, id of the node that shows it}
@@ -111,7 +109,7 @@ function turnAll(useFinal) {
   asOneStep(() => {
     release(HOLDER);
     if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
-      hold(HOLDER, lastDraft.prompt, lastDraft.id);
+      hold(HOLDER, lastDraft.prompt, lastDraft.id, false);
     switches().forEach(([node, widget]) => setWidget(node, widget, useFinal));
   });
   showButtons();
@@ -154,5 +152,5 @@ async function rememberDraft({ output, prompt_id, display_node, node }) {
   );
   if (!drafted) return;
   lastDraft = { prompt, id: String(display_node ?? node) };
-  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id);
+  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id, false);
 }

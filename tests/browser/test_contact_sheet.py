@@ -118,6 +118,27 @@ def test_pictures_of_two_runs_are_finished_with_one_press(sheet):
     assert cells(sheet, 1).nth(6).locator(".ddim-over").count() == 1
 
 
+def test_the_final_is_of_the_picture_that_is_seen(sheet):
+    """Whatever the user changed since: what made the drafts, they come from the cache, and it is back then."""
+    text = sheet.value("Prompt", "text")
+    [seed] = draw(sheet)
+    sheet.change("Prompt", "text", "something else")
+    sheet.change("DDIMKSampler", "eta", 0.5)
+    sheet.change("KSampler", "steps", 3)  # of the final: as it is now
+    before = state(sheet)
+    [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+    assert queued(sheet, entry) == ("3", seed) and sheet.id("DDIMKSampler") not in sheet.ran()
+    inputs = {node["class_type"]: node["inputs"] for node in entry["prompt"][2].values()}
+    assert (inputs["DDIMKSampler"]["eta"], inputs["KSampler"]["steps"]) == (0, 3)
+    assert entry["prompt"][2][sheet.id("Prompt")]["inputs"]["text"] == text
+    assert state(sheet) == before and sheet.value("Prompt", "text") == "something else"
+
+    cells(sheet).nth(4).click()
+    assert sheet.value("Prompt", "text") == text  # what Run would finish
+    cells(sheet).nth(4).click()
+    assert sheet.value("Prompt", "text") == "something else" and state(sheet) == before
+
+
 def test_keys_and_names(sheet):
     [seed] = draw(sheet)
     before = state(sheet)
@@ -235,9 +256,7 @@ def test_nothing_is_queued_where_the_seed_has_gone(sheet):
     sheet.run("app.graph.remove(find('DDIMSeed'))")
     before = list(sheet.server.get("/history"))
     press(cells(sheet).nth(0), "Finish this one")
-    toast = sheet.find(".p-toast-message:has-text('Nothing was queued')")
-    toast.wait_for()
-    assert "Seed of both" in toast.inner_text()
+    assert "Seed of both" in sheet.toast("Nothing was queued")
     sheet.page.wait_for_timeout(500)
     assert list(sheet.server.get("/history")) == before
 
