@@ -9,6 +9,7 @@ import { watch } from "./watch.js";
 const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
 let lastDraft; // {prompt, id of the node that shows it}
+let remembering; // a promise: the server is asked for it
 let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
 app.registerExtension({
@@ -78,7 +79,7 @@ app.registerExtension({
   },
   setup() {
     api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
-    api.addEventListener("executed", ({ detail }) => rememberDraft(detail));
+    api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
   },
 });
 
@@ -105,7 +106,8 @@ function switches() {
 }
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
-function turnAll(useFinal) {
+async function turnAll(useFinal) {
+  await remembering;
   asOneStep(() => {
     release(HOLDER);
     if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
@@ -129,7 +131,7 @@ export async function turned(useFinal, action) {
 
 /** Finals if any switch stands on draft, otherwise drafts. */
 function flip() {
-  turnAll(switches().some(([, widget]) => !widget.value));
+  return turnAll(switches().some(([, widget]) => !widget.value));
 }
 
 async function queueDraft() {
