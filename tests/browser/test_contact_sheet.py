@@ -282,3 +282,37 @@ def test_the_dials_of_a_grid(desk):
     press(cells(desk).nth(3), "Copy its dials")
     assert [desk.value("DDIMKSampler", name) for name in ("steps", "eta", "cfg")] == [2, 1, 4]
     desk.screenshot("dials")
+
+
+def test_app_mode(sheet):
+    """The sheet as one of an app's inputs: narrow, and all of it works."""
+    commands = sheet.run("return app.extensionManager.command.commands.map(each => each.id)")
+    if "Comfy.ToggleLinear" not in commands:
+        pytest.skip("a page without app mode")
+    [seed] = draw(sheet)
+    before, node = state(sheet), int(sheet.id(SHEET))
+    shown = {"inputs": [[node, "contact_sheet"]], "outputs": [int(sheet.id("SaveImage"))]}
+    workflow = sheet.workflow()
+    workflow["extra"]["linearData"] = shown
+    sheet.load(workflow)
+    sheet.command("Comfy.ToggleLinear")
+    try:
+        sheet.page.wait_for_timeout(1500)
+        for skip in sheet.page.get_by_role("button", name="Skip").all():  # the page's tour
+            skip.click()
+        box = sheet.find(".ddim-sheet").bounding_box()
+        assert box["x"] > 1000 and box["width"] < 600  # the app's panel
+        button, cell = (
+            each.bounding_box() for each in (cells(sheet).nth(2).get_by_text("Finish"), cells(sheet).nth(2))
+        )
+        assert button["x"] + button["width"] <= cell["x"] + cell["width"]
+        sheet.screenshot("app")
+        [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+        assert queued(sheet, entry) == ("3", seed) and state(sheet) == before
+        cells(sheet).nth(4).click()
+        sheet.page.keyboard.press("ArrowRight")
+        sheet.page.keyboard.press("Space")
+        [entry] = sheet.finished(lambda: sheet.page.keyboard.press("Enter"))
+        assert queued(sheet, entry) == ("5, 6", seed)
+    finally:
+        sheet.command("Comfy.ToggleLinear")
