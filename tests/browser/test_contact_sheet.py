@@ -119,7 +119,7 @@ def test_pictures_of_two_runs_are_finished_with_one_press(sheet):
 
 
 def test_the_final_is_of_the_picture_that_is_seen(sheet):
-    """Whatever the user changed since: what made the drafts, they come from the cache, and it is back then."""
+    """Whatever the user changed since: what made the drafts, they come from the cache; then it is back."""
     text = sheet.value("Prompt", "text")
     [seed] = draw(sheet)
     sheet.change("Prompt", "text", "something else")
