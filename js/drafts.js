@@ -2,15 +2,25 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { asOneStep, chain, nodesOf, notify, queue, setWidget, widgetOf } from "./graph.js";
+import {
+  asOneStep,
+  chain,
+  decidingWidget,
+  nodesOf,
+  notify,
+  queue,
+  setWidget,
+  SHEET,
+  SWITCH,
+  widgetOf,
+} from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
-export const SWITCH = "DDIMDraftSwitch";
-export const SHEET = "DDIMContactSheet";
 const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
 let lastDraft; // {prompt, id of the node that shows it}
+let remembering; // a promise: the server is asked for it
 let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
 app.registerExtension({
@@ -72,7 +82,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
     // what the queue gets of a draft; the file keeps the widget
-    const widget = widgetOf(node, node.comfyClass === SWITCH ? "use_final" : "picks");
+    const widget = node.comfyClass === SWITCH ? decidingWidget(node, "use_final") : widgetOf(node, "picks");
     widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
     watch(node, () => String(widget.value), showButtons);
     // after it took place
@@ -80,14 +90,14 @@ app.registerExtension({
   },
   setup() {
     api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
-    api.addEventListener("executed", ({ detail }) => rememberDraft(detail));
+    api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
   },
 });
 
 /** The top bar's buttons are only there for graphs with drafts (ddim.css); the active one says so. */
 function showButtons() {
   const found = nodesOf(SWITCH);
-  const finals = found.filter((node) => widgetOf(node, "use_final").value).length;
+  const finals = found.filter((node) => decidingWidget(node, "use_final").value).length;
   document.body.classList.toggle("ddim-has-switch", found.length > 0);
   document.body.classList.toggle("ddim-has-drafts", found.length + nodesOf(SHEET).length > 0);
   for (const [name, active] of [
@@ -103,15 +113,16 @@ function showButtons() {
 function switches() {
   const found = nodesOf(SWITCH);
   if (!found.length) notify("warn", "No draft switch", "This graph has no DDIM Draft Switch.");
-  return found.map((node) => [node, widgetOf(node, "use_final")]);
+  return found.map((node) => [node, decidingWidget(node, "use_final")]);
 }
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
-function turnAll(useFinal) {
+async function turnAll(useFinal) {
+  await remembering;
   asOneStep(() => {
     release(HOLDER);
     if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
-      hold(HOLDER, lastDraft.prompt, lastDraft.id);
+      hold(HOLDER, lastDraft.prompt, lastDraft.id, false);
     switches().forEach(([node, widget]) => setWidget(node, widget, useFinal));
   });
   showButtons();
@@ -119,7 +130,7 @@ function turnAll(useFinal) {
 
 /** Do something while every switch says so, then turn them back. */
 export async function turned(useFinal, action) {
-  const before = nodesOf(SWITCH).map((node) => [node, widgetOf(node, "use_final")]);
+  const before = nodesOf(SWITCH).map((node) => [node, decidingWidget(node, "use_final")]);
   const values = before.map(([, widget]) => widget.value);
   before.forEach(([node, widget]) => setWidget(node, widget, useFinal));
   try {
@@ -131,7 +142,7 @@ export async function turned(useFinal, action) {
 
 /** Finals if any switch stands on draft, otherwise drafts. */
 function flip() {
-  turnAll(switches().some(([, widget]) => !widget.value));
+  return turnAll(switches().some(([, widget]) => !widget.value));
 }
 
 async function queueDraft() {
@@ -154,5 +165,5 @@ async function rememberDraft({ output, prompt_id, display_node, node }) {
   );
   if (!drafted) return;
   lastDraft = { prompt, id: String(display_node ?? node) };
-  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id);
+  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id, false);
 }

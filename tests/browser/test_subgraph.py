@@ -3,87 +3,15 @@
 import json
 
 import pytest
+from blueprint import FILE, around, nested
 from conftest import ROOT
+from ddim_toolkit.runner.workflow import to_prompt
 
 FILES = sorted((ROOT / "subgraphs").glob("*.json"))
 BLUEPRINT = """
 const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
 try { return stores.get('subgraph').getBlueprint('SubgraphBlueprint.' + it) } catch { return null }
 """
-
-
-def around(blueprint, text):
-    """A workflow of the page with the subgraph in it: what it needs on its left, a preview on its right."""
-    workflow = json.loads(json.dumps(blueprint))
-    [host] = workflow["nodes"]
-    host["id"] = 10
-    sources = {
-        "model": (1, "DDIMDemoModel", 0, [], None),
-        "vae": (1, "DDIMDemoModel", 2, [], None),
-        "positive": (2, "CLIPTextEncode", 0, [text], 1),
-        "negative": (3, "CLIPTextEncode", 0, [""], 1),
-        "latent_image": (4, "EmptyLatentImage", 0, [64, 64, 1], None),
-        "clip": (1, "DDIMDemoModel", 1, [], None),
-        "image": (5, "DDIMDemoPicture", 0, ["woman cook light skin tone"], None),
-    }
-    nodes, links = {10: host}, []
-
-    def link(origin, slot, target, place, kind):
-        links.append([len(links) + 1, origin, slot, target, place, kind])
-        nodes[target]["inputs"][place]["link"] = len(links)
-
-    for place, entry in enumerate(host["inputs"]):
-        if entry["name"] in sources:
-            id, kind, slot, values, clip = sources[entry["name"]]
-            if id not in nodes:
-                inputs = [{"name": "clip", "type": "CLIP", "link": None}] if clip else []
-                nodes[id] = {
-                    "id": id,
-                    "type": kind,
-                    "pos": [0, 0],
-                    "size": [200, 100],
-                    "flags": {},
-                    "order": 0,
-                    "mode": 0,
-                    "inputs": inputs,
-                    "properties": {},
-                    "widgets_values": values,
-                }
-                if clip:
-                    link(1, clip, id, 0, "CLIP")
-            link(id, slot, 10, place, entry["type"])
-    nodes[11] = {
-        "id": 11,
-        "type": "PreviewImage",
-        "pos": [700, 0],
-        "size": [200, 200],
-        "flags": {},
-        "order": 0,
-        "mode": 0,
-        "properties": {},
-        "inputs": [{"name": "images", "type": "IMAGE", "link": None}],
-    }
-    link(10, 0, 11, 0, "IMAGE")
-    outputs = {
-        1: ["MODEL", "CLIP", "VAE"],
-        2: ["CONDITIONING"],
-        3: ["CONDITIONING"],
-        4: ["LATENT"],
-        5: ["IMAGE", "STRING"],
-        10: [each["type"] for each in host["outputs"]],
-        11: [],
-    }
-    for id, kinds in ((id, kinds) for id, kinds in outputs.items() if id in nodes):
-        nodes[id]["outputs"] = [
-            {"name": kind, "type": kind, "links": [each[0] for each in links if each[1:3] == [id, slot]]}
-            for slot, kind in enumerate(kinds)
-        ]
-    return workflow | {
-        "nodes": list(nodes.values()),
-        "links": links,
-        "last_node_id": 11,
-        "last_link_id": len(links),
-    }
 
 
 def dropped(desk, name, text=""):
@@ -144,3 +72,18 @@ def test_others_run(desk, name):
 
 def test_every_blueprint_is_tried():
     assert {path.stem for path in FILES} == {"Draft and final", *RUNS}
+
+
+@pytest.mark.parametrize("change", [lambda workflow: workflow, nested], ids=["alone", "in another"])
+@pytest.mark.parametrize("seed", [3, None], ids=["its own widgets", "those inside"])
+def test_the_queue_gets_what_the_conversion_gives(desk, change, seed):
+    workflow = change(around(json.loads(FILE.read_text(encoding="utf-8")), "red heart", seed))
+    desk.load(workflow)
+    prompt = essence(desk.prompt())
+    assert essence(to_prompt(workflow, desk.info)) == prompt
+    assert essence(to_prompt(desk.workflow(), desk.info)) == prompt
+    assert (prompt["10:1"] if "10:1" in prompt else prompt["10:5:1"])["inputs"]["seed"] == (seed or 7)
+
+
+def essence(prompt):
+    return {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in prompt.items()}
