@@ -21,17 +21,22 @@ HEADER = re.compile(r"coefficients (\d+) for (\S+ \S+), cfg (\S+), check ([0-9a-
 
 @dataclass(frozen=True)
 class Recipe(Travels):
-    """Coefficients, and what they were measured on: the kind of model (as `kind` says it) and the
-    guidance."""
+    """Coefficients, and what they were measured on: the kind of model (as `kind` says it), and the cfg of a
+    plain CFGGuider or the class of another guider."""
 
     coefficients: Coefficients
     model: str
-    cfg: float
+    cfg: float | str
 
 
 def kind(base) -> str:
     """The architecture and the prediction of a MODEL's BaseModel, such as "SDXL EPS"."""
     return f"{type(base).__name__} {base.model_type.name}"
+
+
+def plain(guider) -> bool:
+    """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
+    return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
 
 
 def check_kind(recipe: Recipe, base):
@@ -89,7 +94,8 @@ def sample_measured(
     Raises ValueError for other sigmas, another kind of model, another cfg or an eta than they were measured
     for.
     """
-    base = model.inner_model.inner_model
+    guider = model.inner_model
+    base = guider.inner_model
     levels = check_sigmas(sigmas, base.model_sampling)
     check_kind(recipe, base)
     wanted = recipe.coefficients.sigmas
@@ -106,11 +112,12 @@ def sample_measured(
 
         def checked(x, i):
             x0 = denoise(x, i)
-            if i == 0 and guidance.cfg != recipe.cfg:
+            here = guidance.cfg if isinstance(recipe.cfg, float) else type(guider).__name__
+            if i == 0 and here != recipe.cfg:
                 raise ValueError(
-                    f"cfg: the sampler was measured at {recipe.cfg:g}; this run's is"
-                    f" {'unknown' if guidance.cfg is None else format(guidance.cfg, 'g')}. Measure again with"
-                    " DDIM Adaptive Scheduler, or set it back"
+                    f"cfg: the sampler was measured at {recipe.cfg}; this run's is"
+                    f" {'unknown' if here is None else here}. Measure again with DDIM Adaptive Scheduler, or"
+                    " set it back"
                 )
             return x0
 
@@ -141,7 +148,7 @@ def recipe_text(recipe: Recipe) -> str:
     """A Recipe as text, sigmas first; `read` reads it back exactly."""
     c = recipe.coefficients
     rows = "\n".join(" ".join(map(repr, row)) for row in c.weights)
-    header = f"coefficients {VERSION} for {recipe.model}, cfg {recipe.cfg!r}, check {check(recipe)}:"
+    header = f"coefficients {VERSION} for {recipe.model}, cfg {recipe.cfg}, check {check(recipe)}:"
     return f"{sigmas_text(torch.tensor(c.sigmas))}\n{header}\n{rows}"
 
 
@@ -168,9 +175,10 @@ def read(text: str, sigmas: torch.Tensor) -> Recipe:
             f"timesteps: coefficients of version {version}; this version of DDIM Toolkit reads {VERSION}"
         )
     try:
-        guided = float(cfg) != 1
+        cfg = cfg if cfg.isidentifier() else float(cfg)  # a guider's class, or a number
+        guided = cfg != 1 and not isinstance(cfg, str)
         weights = in_rows([float(word) for word in rest.split()], len(sigmas) - 1, guided)
-        recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, float(cfg))
+        recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
     except ValueError as error:
         raise ValueError(f"timesteps: the coefficients are damaged: {error}") from error
     if check(recipe) != wanted:
