@@ -110,8 +110,8 @@ def measure(
     """The schedule of `steps` jumps from levels[0] to 0, and its coefficients, on the runs that begin with x.
 
     x (B, ...): noise at levels[0]. levels: falling, > 0, at least `steps`. samplers: {name: solver} to
-    compare with, plain DDIM or what the user has in its place first. used: the one whose best schedule it shall
-    be; None: the best schedule for coefficients.
+    compare with, plain DDIM or what the user has in its place first. used: the one whose best schedule it
+    shall be; None: the best schedule for coefficients.
     candidates: {name: sigmas with their 0}, tried and compared with. refine: 0 makes no true run and gives
     what the criterion finds; else there are at most refine + 4, of `steps` calls each. seen: linear in x;
     errors are those of seen(x). guidance: as in coefficients.py. Raises FloatingPointError where the model's
