@@ -26,7 +26,9 @@ class DDIMDemoModel(io.ComfyNode):
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder, for VAE Encode and VAE Decode."),
                 io.Custom("LORA_MODEL").Output(
                     display_name="draft_lora",
-                    tooltip="For Load LoRA Model: drafts of 4 trailing steps at cfg 1, finals at cfg 4 without it.",
+                    tooltip=(
+                        "For Load LoRA Model: drafts of 4 trailing steps at cfg 1. Finals do without, at cfg 4."
+                    ),
                 ),
             ],
         )
