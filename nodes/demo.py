@@ -27,7 +27,8 @@ class DDIMDemoModel(io.ComfyNode):
                 io.Custom("LORA_MODEL").Output(
                     display_name="draft_lora",
                     tooltip=(
-                        "For Load LoRA Model: a draft takes 4 trailing steps at cfg 1. Finals: cfg 4, plain."
+                        "For Load LoRA Model: drafts of 4 trailing steps at cfg 1, finals at cfg 4"
+                        " without it."
                     ),
                 ),
             ],
