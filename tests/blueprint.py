@@ -1,10 +1,10 @@
-"""The reusable subgraph in workflows of the page: on its own, and inside another subgraph."""
+"""A subgraph in workflows of the page: on its own, and inside another subgraph."""
 
 import json
 
-from conftest import ROOT
+from conftest import TESTS
 
-[FILE] = (ROOT / "subgraphs").glob("*.json")
+FILE = TESTS / "subgraph.json"  # its own widgets hold values
 
 
 def around(blueprint, text, seed=7):
@@ -13,13 +13,16 @@ def around(blueprint, text, seed=7):
     workflow = json.loads(json.dumps(blueprint))
     [host] = workflow["nodes"]
     host["id"] = 10
-    host["widgets_values"] = [] if seed is None else [seed, *host["widgets_values"][1:]]
+    if "seed" in {each["name"] for each in host["inputs"]}:
+        host["widgets_values"] = [] if seed is None else [seed, *host["widgets_values"][1:]]
     sources = {
         "model": (1, "DDIMDemoModel", 0, [], None),
         "vae": (1, "DDIMDemoModel", 2, [], None),
         "positive": (2, "CLIPTextEncode", 0, [text], 1),
         "negative": (3, "CLIPTextEncode", 0, [""], 1),
         "latent_image": (4, "EmptyLatentImage", 0, [64, 64, 1], None),
+        "clip": (1, "DDIMDemoModel", 1, [], None),
+        "image": (5, "DDIMDemoPicture", 0, ["woman cook light skin tone"], None),
     }
     nodes, links = {10: host}, []
 
@@ -64,10 +67,11 @@ def around(blueprint, text, seed=7):
         2: ["CONDITIONING"],
         3: ["CONDITIONING"],
         4: ["LATENT"],
-        10: ["IMAGE"],
+        5: ["IMAGE", "STRING"],
+        10: [each["type"] for each in host["outputs"]],
         11: [],
     }
-    for id, kinds in outputs.items():
+    for id, kinds in ((id, kinds) for id, kinds in outputs.items() if id in nodes):
         nodes[id]["outputs"] = [
             {"name": kind, "type": kind, "links": [each[0] for each in links if each[1:3] == [id, slot]]}
             for slot, kind in enumerate(kinds)
