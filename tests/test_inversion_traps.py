@@ -180,6 +180,19 @@ def test_latents_that_do_not_fit_are_named(latent, words):
         found(model, latent, sigmas_of(model, 5))
 
 
+@pytest.mark.parametrize(
+    "mask", [torch.full((1, 8, 8), math.nan), torch.zeros(0, 8, 8)], ids=["NaN", "empty"]
+)
+def test_a_mask_that_holds_nothing_is_named(mask):
+    model, given = mixture()
+    with pytest.raises(ValueError, match="latent_image: its noise_mask is empty, or holds NaN"):
+        masked = {"samples": given, "noise_mask": mask}
+        inversion.invert_latent(guider(model), masked, sigmas_of(model, 5))
+    replay = found(model, given, sigmas_of(model, 5)).replay
+    with pytest.raises(ValueError, match="mask (is empty|holds values from nan)"):
+        held_to_the_record(replay, 0.5, mask=mask)
+
+
 def test_the_dial_of_a_replay():
     """0 is the replay, 1 the picture, between them the edit comes nearer to the picture; where a mask is
     white, and for the steps of its range alone."""
