@@ -182,8 +182,8 @@ def drawn(server, prompt, workflow=None):
     }
 
 
-def test_the_subgraph_is_offered_and_made_of_nodes_that_exist(server, info):
-    [name] = [path.stem for path in (ROOT / "subgraphs").glob("*.json")]
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "subgraphs").glob("*.json")))
+def test_a_subgraph_is_offered_and_made_of_nodes_that_exist(server, info, name):
     [[key, offered]] = [each for each in server.get("/global_subgraphs").items() if each[1]["name"] == name]
     blueprint = json.loads(server.get(f"/global_subgraphs/{key}")["data"])
     [graph] = blueprint["definitions"]["subgraphs"]

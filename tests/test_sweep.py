@@ -12,13 +12,15 @@ from types import SimpleNamespace
 
 import folder_paths
 import pytest
+from blueprint import FILE, around, nested
 from conftest import ROOT
-from ddim_toolkit.runner.comfyui import ComfyUI
+from ddim_toolkit.runner.comfyui import ComfyUI, RunError
 from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.sweep import __main__ as command_line
 from ddim_toolkit.runner.sweep import options
 from ddim_toolkit.runner.sweep.plan import Job, Plan
 from ddim_toolkit.runner.sweep.results import Results
+from ddim_toolkit.runner.workflow import to_prompt
 from PIL import Image
 
 COMFYUI = Path(folder_paths.__file__).parent
@@ -88,6 +90,7 @@ class TestOptions:
             (["--seeds", "1", "--set", "eta"], '"eta" is no dial with values'),
             (["--seeds", "1", "--set", "eta=0", "--set", "eta=1"], "names eta twice"),
             (["--seeds", "1", "--workers", "0"], '"0" is no number of workers'),
+            (["--seeds", "1", "--finish", "1"], "one of them at a time"),
             ([], "--seeds 0-99"),
         ],
     )
@@ -100,7 +103,9 @@ class TestOptions:
             run.main(["sweep", str(path), *arguments])
         assert said in capsys.readouterr().err
 
-    @pytest.mark.parametrize("content", ["", "[]", "{}", '{"nodes": []}', '{"1": {"inputs": {}}}'])
+    @pytest.mark.parametrize(
+        "content", ["", "[]", "{}", '{"nodes": 1, "links": 2}', '{"nodes": []}', '{"1": {"inputs": {}}}']
+    )
     def test_what_is_no_workflow(self, tmp_path, capsys, content):
         path = tmp_path / "workflow.json"
         path.write_text(content)
@@ -146,8 +151,24 @@ class TestPlan:
         plan = Plan(file, info, [("eta", ["1"])])
         built, workflow, _ = plan.build(next(plan.draft_jobs([99])))
         assert plan.build(next(plan.draft_jobs([99])))[0] == Plan(workflow, info).prompt == built
-        [seed] = [node for node in workflow["nodes"] if node["type"] == "PrimitiveInt"]
+        [seed] = [node for node in workflow["nodes"] if node["type"] == "DDIMSeed"]
         assert seed["widgets_values"] == [99, "fixed"]
+
+    @pytest.mark.parametrize("change", [lambda workflow: workflow, nested], ids=["alone", "in another"])
+    @pytest.mark.parametrize("seed", [3, None], ids=["its own widgets", "those inside"])
+    def test_a_subgraph_is_drawn_and_changed(self, info, change, seed):
+        """Draft and final share the subgraph's seed and guidance; the file that is written makes the same."""
+        file = change(around(json.loads(FILE.read_text(encoding="utf-8")), "red heart", seed))
+        plan = Plan(file, info, [("steps", ["5"]), ("Draft.cfg", ["2"])])
+        [draft], [final] = plan.draft_jobs([99]), plan.final_jobs({99: []}, None)
+        for job, use_final in ((draft, False), (final, True)):
+            built, workflow, outputs = plan.build(job)
+            assert outputs == ["11"] and to_prompt(workflow, info) == built
+            kinds = {node["class_type"]: node["inputs"] for node in built.values()}
+            assert kinds["DDIMDraftSwitch"]["use_final"] is use_final
+            both = kinds["DDIMKSampler"], kinds["KSampler"]
+            assert [(each["seed"], each["cfg"]) for each in both] == [(99, 2), (99, 2)]
+            assert [each["steps"] for each in both] == ([5, 30] if job == draft else [8, 30])
 
     @pytest.mark.parametrize(
         "change, dials, said",
@@ -223,6 +244,14 @@ class TestResults:
         self.folder(tmp_path)
         with pytest.raises(ValueError, match="holds a sweep of another workflow"):
             Results(tmp_path, "other", ["eta"])
+
+    def test_two_sweeps_at_once_are_one_too_many(self, tmp_path):
+        folder = tmp_path / "new" / "sweep"
+        with command_line.alone(folder):
+            with pytest.raises(RunError, match="Another sweep is writing into"), command_line.alone(folder):
+                pass
+        with command_line.alone(folder):
+            self.folder(folder)
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full disk to write to")
     def test_a_full_disk(self, tmp_path, capsys):
