@@ -103,7 +103,7 @@ def batch(model, clip, vae, captions, sources, targets):
         exact = inversion.invert_latent(inversion.cfg_guider(model, source, negative, cfg), latent, sigmas)
         noise, calls = exact.noise.generate_noise(latent), exact.run.calls + STEPS
         note(f"exact inversion, cfg {cfg:g}", sample(noise, ddim, cfg=cfg), calls * (1 if cfg == 1 else 2))
-        for strength in (0.25, 0.5, 0.75) if cfg == 1 else ():
+        for strength in (0.05, 0.1, 0.25, 0.5, 0.75) if cfg == 1 else ():
             held = held_to_the_record(exact.replay, strength)
             note(f"exact inversion, replay strength {strength:g}", sample(noise, held), calls)
     maps = inversion.invert_latent(

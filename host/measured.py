@@ -16,7 +16,7 @@ from .model import alphas, check_sigmas
 from .travel import SamplerFunction, Travels
 
 VERSION = 1  # of the text
-HEADER = re.compile(r"coefficients (\d+) for (\S+ \S+), cfg (\S+), check ([0-9a-f]{8}):")
+HEADER = re.compile(r"coefficients ([0-9]{1,9}) for (\S+ \S+), cfg (\S+), check ([0-9a-f]{8}):")
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ def measured_schedule(
             refine=refine,
             seen=lambda x: out(x) - out(torch.zeros_like(x)),
             guidance=guidance if guided else None,
+            interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
         )
         result.append(measured)
         return x

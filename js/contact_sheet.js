@@ -1,7 +1,6 @@
 // The contact sheet's part on its node: drafts as a grid, picked with a click, finished with one.
 
 import { app } from "../../scripts/app.js";
-import { SHEET } from "./drafts.js";
 import {
   addPart,
   asOneStep,
@@ -15,6 +14,7 @@ import {
   queue,
   rootGraph,
   setWidget,
+  SHEET,
   widgetOf,
 } from "./graph.js";
 import { hold, holder, release, untouched, withSeeds } from "./seeds.js";

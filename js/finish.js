@@ -3,8 +3,8 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { finishAllPicked } from "./contact_sheet.js";
-import { SWITCH, turned } from "./drafts.js";
-import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph } from "./graph.js";
+import { turned } from "./drafts.js";
+import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "./graph.js";
 import { behind, recordOf, withSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 

@@ -3,6 +3,9 @@
 
 import { app } from "../../scripts/app.js";
 
+export const SWITCH = "DDIMDraftSwitch";
+export const SHEET = "DDIMContactSheet";
+
 /** The whole graph, whichever subgraph is open. */
 export const rootGraph = () => app.rootGraph ?? app.graph;
 

@@ -1,8 +1,7 @@
 // The drafts that contact sheets showed in this page session, and the finals that came of them.
 
 import { api } from "../../scripts/api.js";
-import { SHEET } from "./drafts.js";
-import { nodesOf } from "./graph.js";
+import { nodesOf, SHEET } from "./graph.js";
 import { behind, recordOf, seedsIn } from "./seeds.js";
 
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run

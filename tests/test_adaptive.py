@@ -17,7 +17,7 @@ from comfy_extras import nodes_easycache
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from ddim_toolkit.ddim.measured import schedule as measuring
 from ddim_toolkit.ddim.measured.coefficients import RIDGE, Coefficients, Fit, Measured
-from ddim_toolkit.ddim.measured.reference import integrals, reference_run
+from ddim_toolkit.ddim.measured.reference import Reference, integrals, reference_run
 from ddim_toolkit.ddim.multistep import PLMS, DPMSolver2M
 from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
@@ -457,3 +457,33 @@ def test_cancel_stops_the_probe():
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):
         probe.measured_schedule(model, [C], C, 1.0, EMPTY, 4, probe_steps=8)
+
+
+@EXTRAPOLATED
+def test_the_search_asks_for_a_cancel_in_every_block_level_and_jump(extrapolated):
+    count, elements = 64, 3 * measuring.BLOCK
+    x = torch.randn(count, 1, elements, generator=torch.Generator().manual_seed(0))
+    ref, asked = Reference(levels(count), list(x), list(x)), []
+    errors = measuring.jump_errors(ref, extrapolated, lambda: asked.append("jumps"))
+    measuring.shortest_paths(errors, count, lambda: asked.append("paths"))
+    measuring.path_error(ref, PLMS(), [*levels(count), 0.0], lambda: asked.append("path"))
+    blocks = 3 + (count - 1 if extrapolated else 0)
+    assert [asked.count(each) for each in ("jumps", "paths", "path")] == [blocks, count, count]
+
+
+def test_cancel_between_model_calls_stops_the_search():
+    """In the search itself, which at its largest takes longer than a model call."""
+    import comfy.model_management as mm
+
+    model, calls = analytic.model(), []
+
+    def last_call(apply_model, given):
+        calls.append(given["timestep"])
+        if len(calls) == 8:
+            mm.interrupt_current_processing(True)
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    model.set_model_unet_function_wrapper(last_call)
+    with pytest.raises(mm.InterruptProcessingException) as stopped:
+        probe.measured_schedule(model, [C], C, 1.0, EMPTY, 4, probe_steps=8, refine=0)
+    assert "mean_products" in [entry.name for entry in stopped.traceback]

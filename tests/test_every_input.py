@@ -52,7 +52,6 @@ class Work(graphs.Graph):
 
     def link(self, wanted):
         """Something of the type that an input wants; None for an optional one of a type without a maker."""
-        guider = {"model": self.model, "cfg": 1.0, **self.conds}
         makers = {
             "MODEL": lambda: self.model,
             "CONDITIONING": lambda: self.conds["positive"],
@@ -60,9 +59,11 @@ class Work(graphs.Graph):
             "NOISE": lambda: self.noise(1),
             "SIGMAS": lambda: self.sigmas(2),
             "SAMPLER": self.ddim,
-            "GUIDER": lambda: self.node("CFGGuider", **guider).out(0),
+            "GUIDER": self.guider,
             "*": self.empty,
         }
+        if wanted.id == "replay":
+            return self.inversion("recorded", 1, 2).out(2)
         if wanted.io_type in makers:
             return makers[wanted.io_type]()
         if not wanted.optional:

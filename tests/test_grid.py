@@ -150,6 +150,19 @@ def test_what_is_refused_is_named(dials, words):
     assert counted.count == 0
 
 
+@pytest.mark.parametrize("denoise", [1.0, 0.0])
+@pytest.mark.parametrize(
+    "latent, words",
+    [
+        ({"samples": torch.zeros(0, 4, 8, 8)}, "latent_image is empty"),
+        ({"samples": torch.full((1, 4, 8, 8), torch.nan)}, "latent_image holds NaN"),
+    ],
+)
+def test_a_latent_that_holds_nothing_is_named(latent, words, denoise):
+    with pytest.raises(ValueError, match=words):
+        drawn("eta", "0", "steps", "1", latent=latent, denoise=denoise)
+
+
 def test_the_progress_is_that_of_the_whole_grid(monkeypatch):
     """Newer hosts tell of a step only where the last one was a while ago."""
     import comfy.utils

@@ -28,6 +28,9 @@ STAGES = {
     "exact inversion": (graphs.exact_inversion, 500, 5),
     "noise maps": (graphs.noise_maps, 500, 5),
     "replay": (graphs.replay, 150, 5),
+    "held replay": (graphs.held_replay, 150, 5),
+    "inversion with a guider": (graphs.inversion_advanced, 500, 5),
+    "edit": (graphs.edit, 500, 5),
     "probe": (graphs.probe, 256, 5),
     "search": (lambda seed, steps: graphs.probe(seed, steps, refine=4), 8, 12),
 }

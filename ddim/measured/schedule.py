@@ -10,6 +10,7 @@ Neighbours: Chen et al., GITS (2405.11326), dynamic programming over a recorded 
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,12 +24,12 @@ from .reference import Denoise, Reference, Seen, reference_run
 CRITERIA = ("reconstruction error", "score change")
 WORTH = 0.98  # a gain of less than this over the plain sampler is none
 ELEMENTS = 65536  # of all pictures together: a mean over these, drawn at random, stands for that of all
+BLOCK = 4096  # elements of a product at once: what bounds its memory, and the wait for a cancel
 
-LEAP = (
-    2.0  # dpmpp_2m extrapolates no farther, in its steps: beyond, what differs in other pictures is blown up
-)
+LEAP = 2.0  # of its steps, how far dpmpp_2m extrapolates: beyond, it blows up what differs in other pictures
 STARTS = 3  # schedules tried before the best of them is refined
 NUDGE = 1e-3  # of log sigma, for differences
+Interrupt = Callable[[], None]  # asked again and again where no model call comes; raises to end the work
 
 
 @dataclass
@@ -106,6 +107,7 @@ def measure(
     refine: int = 4,
     seen: Seen = lambda x: x,
     guidance: Guidance | None = None,
+    interrupt: Interrupt = lambda: None,
 ) -> Measured:
     """The schedule of `steps` jumps from levels[0] to 0, and its coefficients, on the runs that begin with x.
 
@@ -120,17 +122,18 @@ def measure(
     trials = Trials(denoise, x, seen, levels)
     reference, plain = trials.reference, used or next(iter(samplers))
     solver = samplers[plain] if used else PLMS()
-    paths = shortest_paths(jump_errors(reference, solver.extrapolated), steps)
+    paths = shortest_paths(jump_errors(reference, solver.extrapolated, interrupt), steps, interrupt)
     found = {"dynamic programming": paths[-1][0]}
     if used is None:
-        found["dynamic programming, order 2"] = shortest_paths(jump_errors(reference, "x0_hat"), steps)[-1][0]
+        second = shortest_paths(jump_errors(reference, "x0_hat", interrupt), steps, interrupt)
+        found["dynamic programming, order 2"] = second[-1][0]
     found = {name: [*(levels[i] for i in path), 0.0] for name, path in found.items()}
     if used is None or criterion == CRITERIA[1]:
         found[CRITERIA[1]] = equal_score_change(reference, steps)
     known = {
         name: [levels[0], *each[1:]] for name, each in (candidates or {}).items() if len(each) == steps + 1
     }
-    known = dict(sorted(known.items(), key=lambda each: path_error(reference, solver, each[1])))
+    known = dict(sorted(known.items(), key=lambda each: path_error(reference, solver, each[1], interrupt)))
     tried = found | known
     if criterion == CRITERIA[1]:
         tried = {criterion: found[criterion]}
@@ -143,7 +146,7 @@ def measure(
         runs = {(used, name): rmse(each) for name, each in missed.items()}
         best = min(runs, key=runs.get)[1]
         if criterion == CRITERIA[0]:
-            sigmas, less = refined(trials, solver, tried[best], missed[best], refine - 1)
+            sigmas, less = refined(trials, solver, tried[best], missed[best], refine - 1, interrupt)
             gained = rmses(missed[best]) - rmses(less)  # (B,)
             # By two standard errors: else other pictures may lose what these gain.
             if gained.mean() > (2 * gained.std() / len(gained) ** 0.5 if len(gained) > 1 else 0):
@@ -176,22 +179,25 @@ def leap(sigmas: list[float]) -> float:
     return max((after / (2 * before) for before, after in itertools.pairwise(gaps)), default=0.0)
 
 
-def arriving(reference: Reference, solver: Solver, sigmas: list[float]) -> torch.Tensor:
+def arriving(reference: Reference, solver: Solver, sigmas: list[float], interrupt: Interrupt) -> torch.Tensor:
     """What each jump along the reference misses, times what survives of it at sigma 0: (K, B, E)."""
     towards, missed = solver.begin(sigmas), []
     for i, (t, s) in enumerate(itertools.pairwise(sigmas)):
         x, slope = reference.at(t)
         x0 = towards(i, x, x - t * slope)
         missed.append((x0 + s / t * (x - x0) - reference.at(s)[0]) * reference.survives(s))
+        interrupt()
     return torch.stack(missed)
 
 
-def path_error(reference: Reference, solver: Solver, sigmas: list[float]) -> float:
+def path_error(
+    reference: Reference, solver: Solver, sigmas: list[float], interrupt: Interrupt = lambda: None
+) -> float:
     """The sum of the RMSE of the jumps along the reference, as each arrives at sigma 0."""
-    return float(arriving(reference, solver, sigmas).double().square().mean((1, 2)).sqrt().sum())
+    return float(arriving(reference, solver, sigmas, interrupt).double().square().mean((1, 2)).sqrt().sum())
 
 
-def refined(trials, solver, sigmas, missed, rounds) -> tuple[list[float], torch.Tensor]:
+def refined(trials, solver, sigmas, missed, rounds, interrupt) -> tuple[list[float], torch.Tensor]:
     """Sigmas whose true run misses less than `missed`, what that of `sigmas` misses; and what it misses.
 
     Damped Gauss-Newton over the inner log sigmas, a true run a round. How the end moves with them is first
@@ -202,7 +208,7 @@ def refined(trials, solver, sigmas, missed, rounds) -> tuple[list[float], torch.
         return [sigmas[0], *logs.exp().tolist(), 0.0]
 
     def ends(logs):
-        return arriving(trials.reference, solver, at(logs)).sum(0).double()
+        return arriving(trials.reference, solver, at(logs), interrupt).sum(0).double()
 
     logs, damping = torch.tensor(sigmas[1:-1], dtype=torch.float64).log(), 0.1
     if not len(logs):
@@ -229,7 +235,9 @@ def refined(trials, solver, sigmas, missed, rounds) -> tuple[list[float], torch.
     return at(logs), missed
 
 
-def jump_errors(reference: Reference, extrapolated: str | None = None) -> torch.Tensor:
+def jump_errors(
+    reference: Reference, extrapolated: str | None = None, interrupt: Interrupt = lambda: None
+) -> torch.Tensor:
     """Error at sigma 0 of single jumps between the N recorded levels, and to 0 (index N): (N, N, N + 1), inf
     where not down.
 
@@ -238,43 +246,56 @@ def jump_errors(reference: Reference, extrapolated: str | None = None) -> torch.
     any order taken as 2) or "x0_hat" (dpmpp_2m). errors[h, h, i] is the jump without history.
     """
     sigmas, count = reference.sigmas, len(reference.sigmas)
-    slopes, x = (recorded.double().flatten(1) for recorded in (reference.slopes, reference.x))  # (N, D)
-    to = torch.cat([x, reference.end.double().flatten()[None]])  # (N + 1, D)
     below = torch.cat([sigmas, sigmas.new_zeros(1)])
     width = below - sigmas[:, None]  # (N, N + 1)
-
-    def missed(u):
-        """Mean products of u_g with what DDIM's jump h -> i misses, width d_h - (x_i - x_h): (G, N, N +
-        1)."""
-        with_slopes, with_x = u @ slopes.T / u.shape[1], u @ to.T / u.shape[1]
-        return width * with_slopes[..., None] - with_x[:, None] + with_x[:, :-1, None]
-
-    def of_h(products):  # (N, N, N + 1) -> (N, N + 1)
-        return products.diagonal(dim1=0, dim2=1).T
-
-    with_x = missed(to)
-    squares = width * of_h(missed(slopes)) - with_x.diagonal(dim1=0, dim2=2) + of_h(with_x[:-1])
-    squares = squares.expand(count, -1, -1).clone()
-    if extrapolated is not None:  # then gain (u_h - u_g) is missed too, but in the jump to 0, of order 1
-        if extrapolated == "slope":
-            u, gain = slopes, (width / 2).expand(count, -1, -1)
-        else:  # Lu et al. (2211.01095), algorithm 2: towards x0_hat_h + ratio (x0_hat_h - x0_hat_g)
-            log = sigmas.log()
-            ratio = (log[:, None] - log) / (2 * (log[:, None, None] - log[:, None]))
-            u, gain = x - sigmas[:, None] * slopes, (1 - below / sigmas[:, None])[None, :, :-1] * ratio
-        products, u_u = missed(u), u @ u.T / u.shape[1]
-        apart = u_u.diagonal() + u_u.diagonal()[:, None] - 2 * u_u  # (N, N)
-        more = 2 * gain * (of_h(products) - products)[..., : gain.shape[-1]] + gain**2 * apart[..., None]
-        before = torch.arange(count)[:, None] < torch.arange(count)  # g above h
-        squares[..., :-1] += torch.where(before[..., None], more[..., :count], 0.0)
-        if extrapolated == "x0_hat":
-            squares[..., :-1][before[..., None] & (ratio[..., :count] > LEAP)] = torch.inf
+    products = mean_products(reference, interrupt)
+    d_d, d_x, x_x = products[:count, :count], products[:count, count:], products[count:, count:]
+    # DDIM's jump h -> i misses width d_h - (x_i - x_h).
+    gone = x_x.diagonal() - 2 * x_x[:count] + x_x.diagonal()[:count, None]
+    along = d_x - d_x.diagonal()[:, None]
+    squares = width**2 * d_d.diagonal()[:, None] - 2 * width * along + gone
     survives = torch.tensor([reference.survives(sigma) for sigma in below.tolist()], dtype=torch.float64)
     down = torch.arange(count + 1) > torch.arange(count)[:, None]
-    return torch.where(down, squares.clamp(min=0).sqrt() * survives, torch.inf)
+    errors = torch.where(down, squares.clamp(min=0).sqrt() * survives, torch.inf).expand(count, -1, -1)
+    if extrapolated is None:
+        return errors
+    if extrapolated == "slope":
+        u_d, u_x, u_u = d_d, d_x, d_d
+    else:  # u = x0_hat = x - sigma d
+        u_d, u_x = d_x[:, :count].T - sigmas[:, None] * d_d, x_x[:count] - sigmas[:, None] * d_x
+        u_u = u_x[:, :count] - sigmas * u_d
+    logs, errors = sigmas.log(), errors.clone()
+    for h in range(1, count):  # gain (u_h - u_g) is missed too, but in the jump to 0, of order 1
+        g, i = slice(h), slice(h + 1, count)
+        if extrapolated == "slope":
+            gain = width[h, i] / 2
+        else:  # Lu et al. (2211.01095), algorithm 2: towards x0_hat_h + ratio (x0_hat_h - x0_hat_g)
+            ratio = (logs[h] - logs[i]) / (2 * (logs[g, None] - logs[h]))
+            gain = (1 - below[i] / sigmas[h]) * ratio
+        u_missed = width[h, i] * u_d[: h + 1, h, None] - u_x[: h + 1, i] + u_x[: h + 1, h, None]
+        apart = u_u.diagonal()[g] + u_u[h, h] - 2 * u_u[g, h]
+        more = 2 * gain * (u_missed[h] - u_missed[g]) + gain**2 * apart[:, None]
+        errors[g, h, i] = (squares[h, i] + more).clamp(min=0).sqrt() * survives[i]
+        if extrapolated == "x0_hat":
+            errors[g, h, i] = errors[g, h, i].where(ratio <= LEAP, torch.inf)
+        interrupt()
+    return errors
 
 
-def shortest_paths(errors: torch.Tensor, steps: int) -> list[tuple[list[int], float]]:
+def mean_products(reference: Reference, interrupt: Interrupt) -> torch.Tensor:
+    """Of the reference's N slopes, its N states and its end with one another: (2N + 1, 2N + 1), float64."""
+    recorded = (reference.slopes, reference.x, reference.end[None])
+    total = 0.0
+    for parts in zip(*(each.flatten(1).split(BLOCK, 1) for each in recorded), strict=True):
+        part = torch.cat(parts).double()
+        total = total + part @ part.T
+        interrupt()
+    return total / reference.end.numel()
+
+
+def shortest_paths(
+    errors: torch.Tensor, steps: int, interrupt: Interrupt = lambda: None
+) -> list[tuple[list[int], float]]:
     """The paths of 1, 2, ... steps jumps from level 0 to the last with the least sum of errors: [(levels,
     sum)].
 
@@ -285,13 +306,17 @@ def shortest_paths(errors: torch.Tensor, steps: int) -> list[tuple[list[int], fl
     best = torch.full_like(errors[0], torch.inf)  # (N, N + 1): the least sum that ends with the jump h -> i
     best[0] = errors[0, 0]
     back, paths = [], []
-    for _ in range(steps):
+    for done in range(1, steps + 1):
         at = [int(best[:, count].argmin())]
         for came in reversed(back):
             at.insert(0, int(came[at[0], at[1] if len(at) > 1 else count]))
         paths.append((at, float(best[:, count].min())))
-        best, came = (best[:, :count, None] + errors).min(0)
-        back.append(came)
+        before, best = best, torch.full_like(best, torch.inf)
+        back.append(torch.zeros(best.shape, dtype=torch.int16))
+        for h in range(done, count):  # after `done` jumps no path is higher
+            sums = before[:h, h, None] + errors[:h, h, h + 1 :]
+            best[h, h + 1 :], back[-1][h, h + 1 :] = sums.min(0)
+        interrupt()
     return paths
 
 
