@@ -98,10 +98,10 @@ def sample_measured(
     base = guider.inner_model
     levels = check_sigmas(sigmas, base.model_sampling)
     check_kind(recipe, base)
-    wanted = recipe.coefficients.sigmas
-    if len(levels) != len(wanted) or not all(map(near, levels, wanted)):
+    measured_at = recipe.coefficients.sigmas
+    if len(levels) != len(measured_at) or not all(map(near, levels, measured_at)):
         raise ValueError(
-            f"sigmas: the sampler was measured for {shown(wanted)}, and fits no others; given {shown(levels)}"
+            f"sigmas: the sampler was measured for {shown(measured_at)}, and fits no others; given {shown(levels)}"
         )
     if eta != 0:
         raise ValueError(f"eta is {eta}; measured coefficients know 0 alone")
@@ -114,10 +114,10 @@ def sample_measured(
             x0 = denoise(x, i)
             here = guidance.cfg if isinstance(recipe.cfg, float) else type(guider).__name__
             if i == 0 and here != recipe.cfg:
+                wanted, given = (f"{cfg:g}" if isinstance(cfg, float) else cfg for cfg in (recipe.cfg, here))
                 raise ValueError(
-                    f"cfg: the sampler was measured at {recipe.cfg}; this run's is"
-                    f" {'unknown' if here is None else here}. Measure again with DDIM Adaptive Scheduler, or"
-                    " set it back"
+                    f"cfg: the sampler was measured at {wanted}; this run's is {given or 'unknown'}. Measure"
+                    " again with DDIM Adaptive Scheduler, or set it back"
                 )
             return x0
 
