@@ -44,9 +44,13 @@ class Work(graphs.Graph):
     def __init__(self, name, widgets):
         super().__init__(size=64)
         schema = NODES[name].GET_SCHEMA()
+        self.cfg, self.own_sigmas = widgets.get("cfg", 1.0), None
         links = {each.id: self.link(each) for each in schema.inputs if not isinstance(each, WIDGETS)}
         inputs = {key: link for key, link in links.items() if link is not None}
         node = self.node(name, "work", **inputs, **widgets)
+        kinds = [output.io_type for output in schema.outputs]
+        if "SIGMAS" in kinds:  # a sampler of the same node may be for them alone
+            self.own_sigmas = node.out(kinds.index("SIGMAS"))
         for k, output in enumerate(schema.outputs):
             self.show(output.io_type, node.out(k), f"output {k}")
 
@@ -59,7 +63,7 @@ class Work(graphs.Graph):
             "LATENT": self.empty,
             "NOISE": lambda: self.noise(1),
             "SIGMAS": lambda: self.sigmas(2),
-            "SAMPLER": self.ddim,
+            "SAMPLER": self.replay if wanted.id == "replay" else self.ddim,
             "GUIDER": lambda: self.node("CFGGuider", **guider).out(0),
             "*": self.empty,
         }
@@ -68,11 +72,16 @@ class Work(graphs.Graph):
         if not wanted.optional:
             pytest.skip(f"{wanted.id}: no {wanted.io_type} at hand")
 
+    def replay(self):
+        inputs = defaults("DDIMInversion") | {"model": self.model, "sigmas": self.sigmas(2), **self.conds}
+        return self.node("DDIMInversion", "inversion", latent_image=self.empty(), **inputs).out(2)
+
     def show(self, kind, value, name):
         if kind == "NOISE":
             value = self.node("DDIMLatentFromNoise", noise=value, latent_image=self.empty()).out(0)
         elif kind == "SAMPLER":
-            value = self.advanced(f"run of {name}", self.noise(1), value, self.sigmas(2), self.empty())
+            sigmas = self.own_sigmas or self.sigmas(2)
+            value = self.advanced(f"run of {name}", self.noise(1), value, sigmas, self.empty(), self.cfg)
         elif kind != "LATENT":
             self.node("PreviewAny", name, source=value)
             return
