@@ -28,8 +28,9 @@ def main(folder):
     for first in range(0, len(captions), BATCH):
         some = captions[first : first + BATCH]
         pictures = [tiles[2 * first + k : 2 * (first + len(some)) : 2] for k in (0, 1)]
-        for name, values in batch(model, clip, vae, some, *pictures).items():
-            collected.setdefault(name, []).append(values)
+        with torch.inference_mode():  # as the queue does
+            for name, values in batch(model, clip, vae, some, *pictures).items():
+                collected.setdefault(name, []).append(values)
         rows = [mean(name, values) for name, values in collected.items()]
         (folder / "edits.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     lines = ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
@@ -102,7 +103,7 @@ def batch(model, clip, vae, captions, sources, targets):
         exact = inversion.invert_latent(inversion.cfg_guider(model, source, negative, cfg), latent, sigmas)
         noise, calls = exact.noise.generate_noise(latent), exact.run.calls + STEPS
         note(f"exact inversion, cfg {cfg:g}", sample(noise, ddim, cfg=cfg), calls * (1 if cfg == 1 else 2))
-        for strength in (0.25, 0.5, 0.75) if cfg == 1 else ():
+        for strength in (0.05, 0.1, 0.25, 0.5, 0.75) if cfg == 1 else ():
             held = held_to_the_record(exact.replay, strength)
             note(f"exact inversion, replay strength {strength:g}", sample(noise, held), calls)
     maps = inversion.invert_latent(
@@ -132,6 +133,7 @@ def batch(model, clip, vae, captions, sources, targets):
 def folds(model, clip, vae, folder):
     """Lines on ten pictures inverted at cfg 4 over karras 20, with refine_sigmas."""
     import comfy.samplers
+    import torch
     from ddim_toolkit.demo import pictures
     from ddim_toolkit.host import inversion
 
@@ -144,7 +146,8 @@ def folds(model, clip, vae, folder):
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (name, "")]
         latent = {"samples": vae.encode(pictures.load(name)).detach()}
         guider = inversion.cfg_guider(model, *prompts, 4.0)
-        made = inversion.invert_latent(guider, latent, sigmas, refine_sigmas=12, measure=True)
+        with torch.inference_mode():
+            made = inversion.invert_latent(guider, latent, sigmas, refine_sigmas=12, measure=True)
         steps, left = len(made.sigmas) - 1, sum(made.run.stalled)
         lines.append(f"| {name} | {steps} | {made.run.calls} | {made.round_trip:.1e} | {left} |")
     (folder / "folds.json").write_text(json.dumps(lines, indent=1), encoding="utf-8")

@@ -1,12 +1,13 @@
 """What passes between server and page: GET /ddim_toolkit/stride, which timesteps a stride or a written list
 visits, for the page's picture of it; a line of text on a node while it runs; the noise levels that a run
-gave."""
+gave, and the dials of a grid's pictures: as events and no `ui`, of which older pages count every entry as an
+output of the run."""
 
 import sys
 
 PATH = "/ddim_toolkit/stride"
 TIMESTEPS = 1000  # of most models' tables; the page has no model before the first run
-SIGMAS = "ddim_toolkit.sigmas"
+SIGMAS, CELLS = "ddim_toolkit.sigmas", "ddim_toolkit.cells"
 LONGEST_LIST = 8000  # characters; a request line is not longer
 
 
@@ -39,26 +40,26 @@ def tell(node_id, text):
 
 def tell_sigmas(model, sigmas, note=""):
     """Show on the running node's stride strip the noise levels that it gave, at their places among the
-    model's timesteps, with a note on them.
-
-    An event and no `ui`: older pages count every number of a node's `ui` as an output of the run.
-    """
-    from comfy_execution.utils import get_executing_context
-
+    model's timesteps, with a note on them."""
     from .model import model_sampling, table
 
-    running = get_executing_context()
-    if running is None or server() is None:
-        return
     levels, sigmas = table(model_sampling(model)), sigmas.detach().cpu()
-    said = {
-        "node": running.node_id,
-        "sigmas": sigmas.tolist(),
-        "timesteps": rows(levels, sigmas[sigmas > 0]),
-        "total": len(levels),
-        "note": note,
-    }
-    server().send_sync(SIGMAS, said, server().client_id)
+    said = {"timesteps": rows(levels, sigmas[sigmas > 0]), "total": len(levels), "note": note}
+    send(SIGMAS, said | {"sigmas": sigmas.tolist()})
+
+
+def tell_cells(dials):
+    """Let the page know the dials of each picture of the running DDIM Dial Grid."""
+    send(CELLS, {"cells": dials})
+
+
+def send(event, said):
+    """Send to the page, with the id of the node that runs."""
+    from comfy_execution.utils import get_executing_context
+
+    running = get_executing_context()
+    if running is not None and server() is not None:
+        server().send_sync(event, said | {"node": running.node_id}, server().client_id)
 
 
 def rows(levels, sigmas):

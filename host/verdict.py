@@ -83,6 +83,8 @@ def verdict(found, missed, worst, tolerance, eta, method):
         return f"The picture comes back with {what} differences (RMSE {known:.2g})."
     if method == "ddim" and eta == 0 and known is None:
         return "The picture comes back roughly: method ddim is off by an error that shrinks like 1 / steps."
+    if known is None and eta == 0:
+        return "Every step is solved, so the picture should come back (round trip not measured)."
     return "The picture comes back exactly" + (", by the replay sampler." if eta > 0 else ".")
 
 

@@ -1,7 +1,6 @@
 // The contact sheet's part on its node: drafts as a grid, picked with a click, finished with one.
 
 import { app } from "../../scripts/app.js";
-import { SHEET } from "./drafts.js";
 import {
   addPart,
   asOneStep,
@@ -15,6 +14,7 @@ import {
   queue,
   rootGraph,
   setWidget,
+  SHEET,
   widgetOf,
 } from "./graph.js";
 import { hold, holder, release, untouched, withSeeds } from "./seeds.js";
@@ -91,7 +91,7 @@ function addSheet(node) {
     return finish(picked.map((run) => [run, [...run.picked]]));
   }
 
-  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, and they are not picked. */
+  /** Queue the finals of [run, numbers], each with its run's seeds. Then all is as it was, without these. */
   async function finish(choices) {
     beginStep();
     try {

@@ -2,15 +2,14 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { asOneStep, chain, nodesOf, notify, queue, setWidget, widgetOf } from "./graph.js";
+import { asOneStep, chain, nodesOf, notify, queue, setWidget, SHEET, SWITCH, widgetOf } from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
-export const SWITCH = "DDIMDraftSwitch";
-export const SHEET = "DDIMContactSheet";
 const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
 let lastDraft; // {prompt, id of the node that shows it}
+let remembering; // a promise: the server is asked for it
 let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
 app.registerExtension({
@@ -75,11 +74,12 @@ app.registerExtension({
     const widget = widgetOf(node, node.comfyClass === SWITCH ? "use_final" : "picks");
     widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
     watch(node, () => String(widget.value), showButtons);
-    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons)); // after it took place
+    // after it took place
+    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },
   setup() {
     api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
-    api.addEventListener("executed", ({ detail }) => rememberDraft(detail));
+    api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
   },
 });
 
@@ -106,11 +106,12 @@ function switches() {
 }
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
-function turnAll(useFinal) {
+async function turnAll(useFinal) {
+  await remembering;
   asOneStep(() => {
     release(HOLDER);
     if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
-      hold(HOLDER, lastDraft.prompt, lastDraft.id);
+      hold(HOLDER, lastDraft.prompt, lastDraft.id, false);
     switches().forEach(([node, widget]) => setWidget(node, widget, useFinal));
   });
   showButtons();
@@ -130,7 +131,7 @@ export async function turned(useFinal, action) {
 
 /** Finals if any switch stands on draft, otherwise drafts. */
 function flip() {
-  turnAll(switches().some(([, widget]) => !widget.value));
+  return turnAll(switches().some(([, widget]) => !widget.value));
 }
 
 async function queueDraft() {
@@ -153,5 +154,5 @@ async function rememberDraft({ output, prompt_id, display_node, node }) {
   );
   if (!drafted) return;
   lastDraft = { prompt, id: String(display_node ?? node) };
-  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id);
+  if (holder() === HOLDER) hold(HOLDER, prompt, lastDraft.id, false);
 }

@@ -3,8 +3,8 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { finishAllPicked } from "./contact_sheet.js";
-import { SWITCH, turned } from "./drafts.js";
-import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph } from "./graph.js";
+import { turned } from "./drafts.js";
+import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "./graph.js";
 import { behind, recordOf, withSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
@@ -126,7 +126,7 @@ async function queueOne(number) {
     const samplers = [...behind(output, output[id]?.inputs.final?.[0])].filter(isSampler);
     for (const sampler of samplers) {
       const source = output[sampler].inputs.latent_image;
-      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked already
+      if ([...behind(output, source[0])].some(isSampler)) continue; // a second pass over what is picked
       output[`${sampler}:pick`] = {
         class_type: "LatentFromBatch",
         inputs: { samples: source, batch_index: number, length: 1 },

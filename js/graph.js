@@ -3,6 +3,9 @@
 
 import { app } from "../../scripts/app.js";
 
+export const SWITCH = "DDIMDraftSwitch";
+export const SHEET = "DDIMContactSheet";
+
 /** The whole graph, whichever subgraph is open. */
 export const rootGraph = () => app.rootGraph ?? app.graph;
 
@@ -72,7 +75,7 @@ export function chain(node, name, after) {
   };
 }
 
-/** Queue the graph as it stands now. The page queues what comes while it is busy later, from a later graph. */
+/** Queue the graph as it stands now. While the page is busy, it would take a later one. */
 export async function queue() {
   while (app.processingQueue) await new Promise((resolve) => setTimeout(resolve, 20));
   await app.queuePrompt(0, 1);

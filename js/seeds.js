@@ -1,8 +1,8 @@
-// The seeds behind a picture: what the queue's record of its run says of them, and holding the graph's seeds
-// at those values until its final is queued.
+// What made a picture: what the queue's record of its run says of it, and holding the graph's seeds and
+// other widgets at those values until its final is queued.
 
 import { api } from "../../scripts/api.js";
-import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, widgetOf } from "./graph.js";
+import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, SWITCH, widgetOf } from "./graph.js";
 
 const SEED = /(^|_)seed$/;
 const SUBGRAPH_INPUT = -10; // the host's id of a subgraph's input side
@@ -10,8 +10,8 @@ const records = new Map(); // promises of them, by prompt id
 const KEPT = 200;
 
 /**
- * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where the
- * server no longer has it.
+ * {prompt: {node id: {class_type, inputs}}, workflow: id of its graph} of a queued prompt; undefined where
+ * the server no longer has it.
  */
 export function recordOf(id) {
   if (!records.has(id)) {
@@ -33,11 +33,14 @@ const ask = async (path) => (await api.fetchApi(path)).json();
 
 const isLink = (value) => Array.isArray(value) && value.length === 2;
 
-/** The ids of all nodes that a node's result comes from, itself among them. */
+/** The ids of all nodes that a node's result comes from, itself among them; not what a switch leaves out. */
 export function behind(prompt, id, found = new Set()) {
   if (!(id in prompt) || found.has(id)) return found;
   found.add(id);
-  for (const value of Object.values(prompt[id].inputs)) if (isLink(value)) behind(prompt, value[0], found);
+  const { class_type, inputs } = prompt[id];
+  const left = class_type === SWITCH && { true: "draft", false: "final" }[inputs.use_final];
+  for (const [name, value] of Object.entries(inputs))
+    if (isLink(value) && name !== left) behind(prompt, value[0], found);
   return found;
 }
 
@@ -87,25 +90,38 @@ function locate(node, around, name) {
   return held && { node: from, widget: held, control: controlOf(from, held) };
 }
 
-/** Where each seed of a prompt is in the graph: [{id, input, value, place}], place undefined if it is gone. */
-function placesOf(prompt) {
+/** A function that gives the place of {id, class_type, input} in the graph as it is now. */
+function finder() {
   const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
-  const placeOf = (id, input) => {
+  return ({ id, class_type, input }) => {
     const found = nodes.get(id);
-    return found?.node.comfyClass === prompt[id].class_type
-      ? locate(found.node, found.around, input)
-      : undefined;
+    return found?.node.comfyClass === class_type ? locate(found.node, found.around, input) : undefined;
   };
-  const seeds = seedsIn(prompt).map(([id, input, value]) => ({ id, input, value }));
-  const known = new Set(seeds.map(({ id, input }) => `${id} ${input}`));
-  for (const [id, { node }] of nodes)
-    // whatever else changes by itself from run to run
-    for (const [input, value] of Object.entries(prompt[id]?.inputs ?? {})) {
-      if (typeof value !== "number" || known.has(`${id} ${input}`)) continue;
-      const control = widgetOf(node, input) && placeOf(id, input)?.control;
-      if (control && control.value !== "fixed") seeds.push({ id, input, value });
-    }
-  return seeds.map((seed) => ({ ...seed, place: placeOf(seed.id, seed.input) }));
+}
+
+/**
+ * Where each seed of a prompt is in the graph, and what else changes by itself from run to run, or has another
+ * value now on one of the nodes `ids`: [{id, class_type, input, value, place}], place undefined if gone.
+ */
+function placesOf(prompt, ids = new Set()) {
+  const placeOf = finder();
+  const located = ([id, input, value]) => {
+    const widget = { id, class_type: prompt[id].class_type, input, value };
+    return { ...widget, place: placeOf(widget) };
+  };
+  const seeds = seedsIn(prompt).map(located);
+  const known = new Set(seeds.map(({ place }) => place?.widget));
+  const others = Object.entries(prompt)
+    .flatMap(([id, { inputs }]) => Object.entries(inputs).map(([input, value]) => [id, input, value]))
+    .filter(([, , value]) => typeof value !== "object")
+    .map(located)
+    .filter(({ id, value, place }) => {
+      if (!place || known.has(place.widget)) return false;
+      const { widget, control } = place;
+      const differs = typeof widget.value === typeof value && widget.value !== value;
+      return (control && control.value !== "fixed") || (differs && ids.has(id));
+    });
+  return [...seeds, ...others];
 }
 
 /** Every number of the graph's widgets, by node id and name. */
@@ -125,19 +141,19 @@ export function untouched(prompt, before = new Map()) {
   });
 }
 
-// graph id -> {owner, prompt, id, seeds: [{id, input, class_type, value, before, control}]}: what is held. By
-// ids: undo and tabs make new nodes
+// graph id -> {owner, prompt, id, whole, seeds: [{id, input, class_type, value, before, control}]}: what is
+// held. By ids: undo and tabs make new nodes
 const held = new Map();
 
 /**
- * Give the graph's seeds the values of a run, and hold them there (fixed) until `release(owner)`. Returns why
- * not, where a seed behind the picture of node `id` has no place in the graph, or there is none at all.
+ * Give the graph's seeds the values of a run, and hold them there (fixed) until `release(owner)`; where it is
+ * `whole`, all else that made the picture of node `id`, too. Returns why not, where a seed behind that picture
+ * has no place in the graph, or there is none at all.
  */
-export function hold(owner, prompt, id) {
+export function hold(owner, prompt, id, whole = true) {
   release();
   const upstream = behind(prompt, id);
-  const places = placesOf(prompt);
-  const mine = places.filter((seed) => upstream.has(seed.id));
+  const mine = placesOf(prompt).filter((seed) => upstream.has(seed.id));
   const gone = mine.find(({ place }) => !place);
   if (gone) {
     const { _meta, class_type } = prompt[gone.id];
@@ -146,27 +162,24 @@ export function hold(owner, prompt, id) {
   if (!mine.length) return "No seed in this graph belongs to it.";
   asOneStep(() => {
     const seeds = new Map(); // by widget: several inputs of a subgraph may share one
-    for (const { id, input, value, place } of places) {
+    upstream.delete(id); // what shows the picture did not make it
+    for (const { place, ...seed } of placesOf(prompt, whole ? upstream : undefined)) {
       if (!place || seeds.has(place.widget)) continue;
       const { node, widget, control } = place;
-      const before = { before: widget.value, control: control?.value };
-      seeds.set(widget, { id, input, value, class_type: prompt[id].class_type, ...before });
+      const { value } = seed;
+      seeds.set(widget, { ...seed, before: widget.value, control: control?.value });
       setWidget(node, widget, value);
       if (control) setWidget(node, control, "fixed");
     }
-    held.set(rootGraph().id, { owner, prompt, id, seeds: [...seeds.values()] });
+    held.set(rootGraph().id, { owner, prompt, id, whole, seeds: [...seeds.values()] });
   });
 }
 
-/** What is held in this graph, with the places: nothing, once the user, undo or a file changed one of them. */
+/** What is held in this graph, with the places: nothing, once the user, undo or a file changed one. */
 function current() {
   const entry = held.get(rootGraph().id);
   if (!entry) return;
-  const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
-  const places = entry.seeds.map(({ id, input, class_type }) => {
-    const found = nodes.get(id);
-    return found?.node.comfyClass === class_type ? locate(found.node, found.around, input) : undefined;
-  });
+  const places = entry.seeds.map(finder());
   if (places.every((place, i) => place?.widget.value === entry.seeds[i].value)) return { ...entry, places };
   held.delete(rootGraph().id);
 }
@@ -209,6 +222,6 @@ export async function withFreeSeeds(action) {
     await action();
   } finally {
     release();
-    if (former) hold(former.owner, former.prompt, former.id);
+    if (former) hold(former.owner, former.prompt, former.id, former.whole);
   }
 }

@@ -1,8 +1,7 @@
 // The drafts that contact sheets showed in this page session, and the finals that came of them.
 
 import { api } from "../../scripts/api.js";
-import { SHEET } from "./drafts.js";
-import { nodesOf } from "./graph.js";
+import { nodesOf, SHEET } from "./graph.js";
 import { behind, recordOf, seedsIn } from "./seeds.js";
 
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run
@@ -24,6 +23,7 @@ export function listenForRuns(changed) {
     "execution_start",
     ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id),
   );
+  api.addEventListener("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
   api.addEventListener("executed", ({ detail }) => {
     if (!detail?.output) return;
     turn = turn.then(async () => (await note(detail)) && changed()).catch(console.error);
@@ -33,7 +33,6 @@ export function listenForRuns(changed) {
 async function note({ node, display_node, output, prompt_id }) {
   const id = String(display_node ?? node);
   const shown = output.ddim_sheet?.[0];
-  if (output.ddim_cells) cells.set(id, output.ddim_cells);
   if (!shown && !(output.images?.length && finishing.has(prompt_id))) return false;
   const record = await recordOf(prompt_id);
   if (!record) return false;

@@ -1,4 +1,5 @@
-// What a contact sheet looks like: a grid of pictures for each run, the newest on top, and one looked at closely.
+// What a contact sheet looks like: a grid of pictures for each run, the newest on top, and one looked at
+// closely.
 
 import { api } from "../../scripts/api.js";
 import { make } from "./graph.js";
@@ -8,8 +9,8 @@ const GAP = 8;
 const FOOT = 30;
 
 /**
- * {element, show(runs, columns), mark(runs)}. `toggle(run, number)`, `finish(run, number)`, `finishPicked()` and
- * `copyDials(run, number)` are called by what the user does.
+ * {element, show(runs, columns), mark(runs)}. `toggle(run, number)`, `finish(run, number)`, `finishPicked()`
+ * and `copyDials(run, number)` are called by what the user does.
  */
 export function sheetView({ toggle, finish, finishPicked, copyDials }) {
   const count = make("span", { class: "ddim-sheet-count", role: "status" });
@@ -275,8 +276,8 @@ const slide = (picture, share) => picture.style.setProperty("--at", `${100 * sha
 const seedOf = (run, number) => (run.dials ? `seed ${run.dials[number - 1].seed}` : run.seed);
 
 /**
- * {across, down} where the labels are those of a grid, "eta 0.3, steps 8": the first half the same in each column,
- * the second in each row.
+ * {across, down} where the labels are those of a grid, "eta 0.3, steps 8": the first half the same in each
+ * column, the second in each row.
  */
 function edgesOf(labels, columns) {
   const halves = labels.map((label) => label.split(", "));

@@ -1,5 +1,6 @@
 // A strip that shows which timesteps are visited, noise at the left, picture at the right. The formulas are
-// Python's: the strip asks the pack's route. After a run it shows what the node really gave, on the same axis.
+// Python's: the strip asks the pack's route. After a run it shows what the node really gave, on the same
+// axis.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
@@ -75,7 +76,10 @@ async function ask(asked) {
   }
 }
 
-/** The strip's elements, and show(answer): timesteps and total, or sigmas, with a note; or an error, or a note. */
+/**
+ * The strip's elements, and show(answer): timesteps and total, or sigmas, with a note; or an error, or a
+ * note.
+ */
 function strip() {
   const ticks = svg("path");
   const caption = make("div", { class: "ddim-caption" });

@@ -24,6 +24,13 @@ class DDIMDemoModel(io.ComfyNode):
                 ),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder, for CLIP Text Encode."),
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder, for VAE Encode and VAE Decode."),
+                io.Custom("LORA_MODEL").Output(
+                    display_name="draft_lora",
+                    tooltip=(
+                        "For Load LoRA Model: drafts of 4 trailing steps at cfg 1, finals at cfg 4"
+                        " without it."
+                    ),
+                ),
             ],
         )
 
@@ -31,7 +38,7 @@ class DDIMDemoModel(io.ComfyNode):
     def execute(cls):
         from ..demo import model  # not at import: it reads the weights
 
-        return io.NodeOutput(*model.load())
+        return io.NodeOutput(*model.load(), model.draft_lora())
 
 
 class DDIMDemoPicture(io.ComfyNode):

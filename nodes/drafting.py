@@ -14,6 +14,7 @@ class DDIMSeed(io.ComfyNode):
         return schema(
             node_id="DDIMSeed",
             display_name="DDIM Seed",
+            search_aliases=["random number", "random noise", "primitive int"],
             description=(
                 "One seed for draft and final: as a number for samplers with a seed, and as the noise that it"
                 " stands for. It fits every sampler."
@@ -50,6 +51,7 @@ class DDIMContactSheet(io.ComfyNode):
         return schema(
             node_id="DDIMContactSheet",
             display_name="DDIM Contact Sheet",
+            search_aliases=["image picker", "choose image", "pick from batch", "preview chooser", "history"],
             description=(
                 "Shows a batch of drafts and passes on the picked ones alone. While nothing is picked, what"
                 " hangs behind it does not run, so a graph drafts until you like one: then one click finishes"

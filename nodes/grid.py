@@ -125,8 +125,8 @@ class DDIMDialGrid(io.ComfyNode):
         if cls.hidden is not None:
             routes.tell(cls.hidden.unique_id, cost)
         latent = grid.sample(model, positive, negative, latent_image, cells)
-        shown = {"ddim_cells": [cell.dials for cell in cells], "ddim_columns": [columns]}
-        return io.NodeOutput(latent, "\n".join(cell.label for cell in cells), columns, ui=shown)
+        routes.tell_cells([cell.dials for cell in cells])
+        return io.NodeOutput(latent, "\n".join(cell.label for cell in cells), columns)
 
 
 NODES = [DDIMDialGrid]

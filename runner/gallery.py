@@ -22,6 +22,11 @@ from .workflow import to_prompt
 EXAMPLES = CHECKOUT / "example_workflows"
 WIDTH, MARGIN, LINE = 610, 10, 30  # pixels
 INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
+COOK = {
+    "picture": "woman cook light skin tone",
+    "Caption of the picture": "woman cook light skin tone",
+    "What it shall become": "woman cook dark skin tone",
+}
 # For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the
 # prompt's node. The picture is what takes the place of Load Image.
 STAND_INS = {
@@ -34,12 +39,15 @@ STAND_INS = {
         "Caption of the photo": "man pilot",
         "What it shall become": "man firefighter",
     },
-    "flux_inversion": {
-        "picture": "woman cook light skin tone",
-        "Caption of the picture": "woman cook light skin tone",
-        "What it shall become": "woman cook dark skin tone",
-    },
+    "sd15_edit_without_inversion": COOK,
+    "flux_edit": COOK,
+    "flux_inversion": COOK,
+    "wan_two_experts": COOK,
 }
+# Which output of the shipped model's node stands in for a loader's; None: all of a checkpoint's.
+LOADERS = {"CheckpointLoaderSimple": None, "UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+# What is made for a real checkpoint and does not fit the shipped model: these nodes pass the model on.
+LEFT_OUT = ("LoraLoaderModelOnly", "ModelSamplingSD3")
 # What is picked on the contact sheets, so that their finals are drawn too.
 PICKS = {"draft_or_final": "3, 4", "draft_that_continues": "1, 8"}
 
@@ -59,15 +67,19 @@ def runnable(name: str, object_info: dict) -> dict:
 
 
 def stand_in(prompt: dict, replaced: dict[str, str]) -> dict:
-    # A LoRA of a real checkpoint does not fit the shipped model: its node passes the model on.
-    loras = {key: node for key, node in prompt.items() if node["class_type"] == "LoraLoaderModelOnly"}
-    prompt = {key: node for key, node in prompt.items() if key not in loras}
-    for node in prompt.values():
+    left_out = {key: node for key, node in prompt.items() if node["class_type"] in LEFT_OUT}
+    loaders = {
+        key: LOADERS[node["class_type"]] for key, node in prompt.items() if node["class_type"] in LOADERS
+    }
+    prompt = {key: node for key, node in prompt.items() if key not in left_out}
+    for key, node in prompt.items():
         inputs = node["inputs"]
         for name, value in inputs.items():
-            if isinstance(value, list) and value[0] in loras:
-                inputs[name] = loras[value[0]]["inputs"]["model"]
-        if node["class_type"] == "CheckpointLoaderSimple":
+            if isinstance(value, list) and value[0] in left_out:
+                value = inputs[name] = left_out[value[0]]["inputs"]["model"]
+            if isinstance(value, list) and loaders.get(value[0]) is not None:
+                inputs[name] = [value[0], loaders[value[0]]]
+        if key in loaders:
             node["class_type"], node["inputs"] = "DDIMDemoModel", {}
         elif node["class_type"] == "LoadImage":
             node["class_type"], node["inputs"] = "DDIMDemoPicture", {"picture": replaced["picture"]}

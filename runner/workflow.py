@@ -6,9 +6,10 @@ names of the widgets, which the file leaves out, come from the server's /object_
 
 from __future__ import annotations
 
+from .graph import BYPASSED, MUTED, Graph, input_slot, scope_of
+
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 PAGE_ONLY = {"Note", "MarkdownNote", "PrimitiveNode", "Reroute"}  # drawn by the page, unknown to the queue
-MUTED, BYPASSED = 2, 4
 
 
 def to_prompt(workflow: dict, object_info: dict) -> dict:
@@ -17,27 +18,24 @@ def to_prompt(workflow: dict, object_info: dict) -> dict:
     `object_info` is what GET /object_info answers. Raises ValueError for a node type that it does not know
     and for widget values that do not fit the node.
     """
-    nodes = {node["id"]: node for node in workflow["nodes"]}
-    links = {link[0]: (link[1], link[2]) for link in workflow["links"]}
-    subgraphs = {each["id"] for each in workflow.get("definitions", {}).get("subgraphs", [])}
-    prompt = {}
-    for node in workflow["nodes"]:
-        if node["type"] in PAGE_ONLY or node.get("mode") in (MUTED, BYPASSED):
+    graph, prompt = Graph(workflow), {}
+    for node_id, node in graph.nodes.items():
+        kind = node["type"]
+        if kind in PAGE_ONLY or kind in graph.definitions or node.get("mode") in (MUTED, BYPASSED):
             continue
-        if node["type"] in subgraphs:
-            raise ValueError(
-                f"node {node['id']} is a subgraph, which is not read here; save the workflow with"
-                " Export (API)"
-            )
-        if node["type"] not in object_info:
-            raise ValueError(f"node {node['id']}: this ComfyUI has no node type {node['type']!r}")
-        inputs = widget_values(node, object_info[node["type"]])
+        if kind not in object_info:
+            raise ValueError(f"node {node_id}: this ComfyUI has no node type {kind!r}")
+        inputs = widget_values(node, object_info[kind])
         for slot in node.get("inputs", []):
-            origin = find_origin(slot.get("link"), nodes, links)
-            if origin:
-                inputs[slot["name"]] = [str(origin[0]), origin[1]]
-        title = node.get("title") or object_info[node["type"]].get("display_name") or node["type"]
-        prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
+            origin = graph.origin(node_id, slot)
+            if origin and isinstance(origin[1], str):
+                place = widget_place(graph, *origin, object_info)
+                if place:
+                    inputs[slot["name"]] = wrapped(place[0]["widgets_values"][place[1]])
+            elif origin:
+                inputs[slot["name"]] = list(origin)
+        title = node.get("title") or object_info[kind].get("display_name") or kind
+        prompt[node_id] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
     return prompt
 
 
@@ -55,12 +53,12 @@ def widget_values(node: dict, info: dict) -> dict:
         raise ValueError(
             f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets"
         )
-    # A list would be read as a link, so the page wraps it.
-    return {
-        name: {"__value__": value} if isinstance(value, list) else value
-        for name, value in zip(names, values, strict=False)
-        if name
-    }
+    return {name: wrapped(value) for name, value in zip(names, values, strict=False) if name}
+
+
+def wrapped(value):
+    """A widget's value in a prompt: a list would be read as a link, so the page wraps it."""
+    return {"__value__": value} if isinstance(value, list) else value
 
 
 def widget_names(info: dict) -> tuple[list, int]:
@@ -79,21 +77,43 @@ def widget_names(info: dict) -> tuple[list, int]:
     return names, needed
 
 
+def widget_place(graph: Graph, node_id: str, name: str, object_info: dict):
+    """(node of the file, index in its widgets_values) where a widget's value stands: that of a node that
+    stands for a subgraph may stand in the first node inside that it feeds. None if it is no widget."""
+    node = graph.nodes[node_id]
+    if node["type"] in graph.definitions:
+        names, values = graph.promoted(node_id), node.get("widgets_values") or []
+        index = names.index(name) if name in names else len(values)
+        if index < len(values) and values[index] is not None:
+            return node, index
+        behind = graph.behind(node_id, name)
+        return widget_place(graph, *behind, object_info) if behind else None
+    names, _ = widget_names(object_info[node["type"]])
+    return (node, names.index(name)) if name in names else None
+
+
+def widget_behind(graph: Graph, node_id: str, name: str, object_info: dict):
+    """`widget_place` of an input's own widget, or of the one outside its subgraph that it shows as."""
+    origin = graph.origin(node_id, input_slot(graph.nodes[node_id], name))
+    outside = origin and isinstance(origin[1], str)
+    return widget_place(graph, *(origin if outside else (node_id, name)), object_info)
+
+
 def set_widget(workflow: dict, node_id: str, name: str, value, object_info: dict) -> None:
     """Write a widget's value into a workflow file, and into the page's primitive that feeds it, if one does.
     A seed stays fixed from then on."""
-    nodes = {str(node["id"]): node for node in workflow["nodes"]}
-    node = nodes[node_id]
+    graph = Graph(workflow)
+    node = graph.nodes[node_id]
     names, _ = widget_names(object_info[node["type"]])
-    place = names.index(name)
-    links = {slot.get("link") for slot in node.get("inputs", []) if slot["name"] == name}
-    feeding = [nodes[str(link[1])] for link in workflow["links"] if link[0] in links]
-    written = [(node, place, names[place + 1 : place + 2] == [None])]
-    written += [(each, 0, True) for each in feeding if each["type"] == "PrimitiveNode"]
-    for target, index, controlled in written:
-        target["widgets_values"][index] = value
-        if controlled and len(target["widgets_values"]) > index + 1:
-            target["widgets_values"][index + 1] = "fixed"
+    index = names.index(name)
+    target, place = widget_behind(graph, node_id, name, object_info)
+    target["widgets_values"][place] = value
+    if names[index + 1 : index + 2] == [None] and len(node["widgets_values"]) > index + 1:
+        node["widgets_values"][index + 1] = "fixed"
+    feeding, _ = graph.links.get((scope_of(node_id), input_slot(node, name).get("link")), (None, 0))
+    primitive = graph.nodes.get(feeding)
+    if primitive and primitive["type"] == "PrimitiveNode":
+        primitive["widgets_values"][:2] = [value, "fixed"][: len(primitive["widgets_values"])]
 
 
 def declared_inputs(info: dict):
@@ -103,27 +123,6 @@ def declared_inputs(info: dict):
         for name in info.get("input_order", {}).get(group, declared):
             kind, *options = declared[name]
             yield name, (kind, options[0] if options else {})
-
-
-def find_origin(link, nodes: dict, links: dict):
-    """(node id, output slot) that feeds a link, looking through reroutes and bypassed nodes; None if nothing
-    does."""
-    while link is not None and link in links:
-        node_id, slot = links[link]
-        node = nodes[node_id]
-        inputs = node.get("inputs", [])
-        if node["type"] == "Reroute":
-            link = inputs[0].get("link")
-        elif node.get("mode") == BYPASSED:
-            # As the page does: the input in the same place if its type fits, else the first that fits.
-            kind = node["outputs"][slot]["type"]
-            fitting = [each for each in inputs[slot : slot + 1] + inputs if each["type"] == kind]
-            link = fitting[0].get("link") if fitting else None
-        elif node["type"] == "PrimitiveNode" or node.get("mode") == MUTED:
-            return None  # a primitive's value is already among the widget values
-        else:
-            return node_id, slot
-    return None
 
 
 def upstream(prompt: dict, node_id: str) -> dict:

@@ -87,12 +87,14 @@ class Graph(GraphBuilder):
             **self.conds,
         ).out(0)
 
-    def inversion(self, id, seed, steps, method="exact", eta=0.0):
+    def guider(self, cfg=1.0):
+        return self.node("CFGGuider", model=self.model, cfg=cfg, **self.conds).out(0)
+
+    def inversion(self, id, seed, steps, method="exact", eta=0.0, guider=None):
+        given = {"model": self.model, "cfg": 1.0, **self.conds} if guider is None else {"guider": guider}
         return self.node(
-            "DDIMInversion",
+            "DDIMInversion" if guider is None else "DDIMInversionAdvanced",
             id,
-            model=self.model,
-            cfg=1.0,
             latent_image=self.encoded(),
             sigmas=self.sigmas(steps, "linspace"),
             method=method,
@@ -101,7 +103,7 @@ class Graph(GraphBuilder):
             max_iterations=40,
             measure_round_trip=False,
             noise_seed=seed,
-            **self.conds,
+            **given,
         )
 
     def saved(self, samples, name="latent"):
@@ -186,6 +188,48 @@ def replay(seed, steps, **size):
     )
 
 
+def inversion_advanced(seed, steps, **size):
+    """Inverted with a guider; its state."""
+    graph = Graph(**size)
+    return graph.saved(graph.inversion("work", seed, steps, guider=graph.guider()).out(4))
+
+
+def held_replay(seed, steps, **size):
+    """A recorded inversion, sampled again with another caption and held to the record."""
+    graph = Graph(**size)
+    maps = graph.inversion("maps", seed, steps, eta=1.0)
+    held = graph.node("DDIMReplayStrength", "held", replay=maps.out(2), strength=0.1, start=0.0, end=0.6).out(
+        0
+    )
+    graph.conds["positive"] = graph.node("CLIPTextEncode", clip=graph.loader.out(1), text="cat").out(0)
+    sigmas = graph.sigmas(steps, "linspace")
+    return graph.saved(graph.advanced("work", graph.noise(seed), held, sigmas, graph.encoded()))
+
+
+def edit(seed, steps, **size):
+    """One word of a picture changed, under a soft mask of the edit's own."""
+    graph = Graph(**size)
+    target = graph.node("CLIPTextEncode", clip=graph.loader.out(1), text="purple heart").out(0)
+    made = graph.node(
+        "DDIMEdit",
+        "work",
+        model=graph.model,
+        source=graph.conds["positive"],
+        target=target,
+        negative=graph.conds["negative"],
+        source_cfg=1.0,
+        target_cfg=2.0,
+        latent_image=graph.encoded(),
+        sigmas=graph.sigmas(steps, "linspace"),
+        eta=0.5,
+        seed=seed,
+        averages=2,
+        mask_softness=0.5,
+    )
+    graph.node("MaskPreview", mask=made.out(1))
+    return graph.saved(made.out(0))
+
+
 def probe(seed, steps, refine=0, **size):
     """A schedule measured on `steps` probe steps, and a picture sampled on it."""
     graph = Graph(**size)
@@ -252,9 +296,10 @@ def draft_lora(seed, rounds, **size):
     )
     graph.node("SaveLoRA", "save lora", lora=work.out(0), prefix="loras/draft")
     graph.node("LossGraphNode", "plot", loss=work.out(1), filename_prefix="loss")
-    graph.model = graph.node("LoraModelLoader", model=graph.model, lora=work.out(0), strength_model=1.0).out(
-        0
+    loader = graph.node(
+        "LoraModelLoader", model=graph.model, lora=work.out(0), strength_model=1.0, bypass=False
     )
+    graph.model = loader.out(0)
     drawn = graph.advanced("draft", graph.noise(seed), graph.ddim(eta=0.0), work.out(2), graph.empty())
     return graph.saved(drawn)
 

@@ -56,25 +56,22 @@ class Work(graphs.Graph):
 
     def link(self, wanted):
         """Something of the type that an input wants; None for an optional one of a type without a maker."""
-        guider = {"model": self.model, "cfg": 1.0, **self.conds}
         makers = {
             "MODEL": lambda: self.model,
             "CONDITIONING": lambda: self.conds["positive"],
             "LATENT": self.empty,
             "NOISE": lambda: self.noise(1),
             "SIGMAS": lambda: self.sigmas(2),
-            "SAMPLER": self.replay if wanted.id == "replay" else self.ddim,
-            "GUIDER": lambda: self.node("CFGGuider", **guider).out(0),
+            "SAMPLER": self.ddim,
+            "GUIDER": self.guider,
             "*": self.empty,
         }
+        if wanted.id == "replay":
+            return self.inversion("recorded", 1, 2).out(2)
         if wanted.io_type in makers:
             return makers[wanted.io_type]()
         if not wanted.optional:
             pytest.skip(f"{wanted.id}: no {wanted.io_type} at hand")
-
-    def replay(self):
-        inputs = defaults("DDIMInversion") | {"model": self.model, "sigmas": self.sigmas(2), **self.conds}
-        return self.node("DDIMInversion", "inversion", latent_image=self.empty(), **inputs).out(2)
 
     def show(self, kind, value, name):
         if kind == "NOISE":

@@ -65,6 +65,46 @@ def test_every_command_is_in_the_translations():
     )  # the top bar's buttons
 
 
+LANGUAGES = sorted(path.name for path in LOCALE.parent.iterdir() if path != LOCALE)
+
+
+def words(entry, place=()):
+    """{keys: text} of nested dictionaries."""
+    if isinstance(entry, str):
+        return {place: entry}
+    return {key: word for name in entry for key, word in words(entry[name], (*place, name)).items()}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("file", ["nodeDefs.json", "commands.json"])
+def test_every_language_has_every_word(language, file):
+    """The same keys as English, and no sentence left in English."""
+    english, found = (
+        words(json.loads((LOCALE.parent / each / file).read_text(encoding="utf-8")))
+        for each in ("en", language)
+    )
+    assert found.keys() == english.keys() and all(found.values())
+    sentences = {place for place in found if place[-1] in ("description", "tooltip", "label")}
+    assert not [place for place in sentences if found[place].isascii()]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("name", NODES)
+def test_help_in_every_language(name, language):
+    """A page for each node, with the translated names and the English ones, which workflow files hold."""
+    text = (DOCS / name / f"{language}.md").read_text(encoding="utf-8")
+    node = json.loads((LOCALE.parent / language / "nodeDefs.json").read_text(encoding="utf-8"))[name]
+    english = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {node['display_name']}\n")
+    assert text.count("\n## ") == english.count("\n## ")
+    labels = [(label, node["inputs"][label]) for label in inputs(NODES[name])]
+    labels += zip(NODES[name]["output_name"], node["outputs"].values(), strict=True)
+    for label, translated in labels:
+        assert f"- **{translated['name']}** (`{label}`): " in text, label
+    for source in english.split("\n## Source\n")[1].strip().splitlines():
+        assert source in text
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_help(name):
     """A page for each node that names every input and output, with an example and a source."""
@@ -77,4 +117,5 @@ def test_help(name):
 
 
 def test_no_help_for_nodes_that_are_gone():
-    assert {path.stem for path in DOCS.glob("*.md")} <= set(NODES)
+    assert {path.stem for path in DOCS.iterdir()} == set(NODES)
+    assert {path.stem for path in DOCS.glob("*/*.md")} == set(LANGUAGES)

@@ -33,7 +33,9 @@ def test_a_soft_mask_returns_the_picture(kind, mask):
     sigmas = sigmas_of(model, 10)
     result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
     assert result.unsettled <= 1e-5
-    assert rmse(sample(model, result.noise, given, sigmas, EULER, mask), given) < 1e-4
+    back = rmse(sample(model, result.noise, given, sigmas, EULER, mask), given)
+    worst = max(map(max, result.run.errors))  # on eps the random mask leaves one step at 5e-5
+    assert worst < 1e-4 and back < 1.5 * max(1e-5, worst)
 
 
 def test_a_mask_that_grows_along_the_run_returns_the_picture():

@@ -28,6 +28,9 @@ STAGES = {
     "exact inversion": (graphs.exact_inversion, 500, 5),
     "noise maps": (graphs.noise_maps, 500, 5),
     "replay": (graphs.replay, 150, 5),
+    "held replay": (graphs.held_replay, 150, 5),
+    "inversion with a guider": (graphs.inversion_advanced, 500, 5),
+    "edit": (graphs.edit, 500, 5),
     "probe": (graphs.probe, 256, 5),
     "search": (lambda seed, steps: graphs.probe(seed, steps, refine=4), 8, 12),
 }
@@ -36,10 +39,11 @@ MEGABYTE = 2**20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """With previews, as on the page; memory that it frees goes back to the system at once, where its C
-    library is glibc."""
+    """With previews, as on the page, and the cache of 0.3.75, which newer hosts want to be asked for: that of
+    the last prompt alone. Memory that it frees goes back to the system at once, where its C library is glibc.
+    """
     comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
-    arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb"]
+    arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb", "--cache-classic"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
             patch.setenv(name, "65536")

@@ -207,10 +207,35 @@ def test_files_that_do_not_fit(bad, said):
         to_prompt(file(bad, links=[]), INFO)
 
 
-def test_a_subgraph_is_named():
-    workflow = file(node(1, "abc"), links=[]) | {"definitions": {"subgraphs": [{"id": "abc"}]}}
-    with pytest.raises(ValueError, match=r"node 1 is a subgraph.*Export \(API\)"):
+def test_a_subgraph_that_contains_itself_is_named():
+    inner = file(node(3, "abc"), links=[]) | {"id": "abc", "name": "Ring"}
+    workflow = file(node(1, "abc"), links=[]) | {"definitions": {"subgraphs": [inner]}}
+    with pytest.raises(ValueError, match="node 1:3: the subgraph Ring contains itself"):
         to_prompt(workflow, INFO)
+
+
+@pytest.mark.parametrize("mode, expected", [(0, ["1:7", 0]), (2, None), (4, ["5", 0])])
+def test_a_subgraph_is_laid_out_unless_it_is_muted_or_bypassed(mode, expected):
+    inner = {
+        "id": "abc",
+        "name": "Work",
+        "inputs": [{"name": "latent"}],
+        "nodes": [node(7, "Work", 4, [3, "fixed", "b", 4, ""])],
+        "links": [
+            {"id": 4, "origin_id": -10, "origin_slot": 0, "target_id": 7, "target_slot": 0},
+            {"id": 8, "origin_id": 7, "origin_slot": 0, "target_id": -20, "target_slot": 0},
+        ],
+    }
+    workflow = file(
+        node(5, "Source"),
+        node(1, "abc", 2, mode=mode),
+        node(6, "Work", 9, [3, "fixed", "b", 4, ""]),
+        links=[[2, 5, 0, 1, 0, "LATENT"], [9, 1, 0, 6, 0, "LATENT"]],
+    )
+    prompt = to_prompt(workflow | {"definitions": {"subgraphs": [inner]}}, INFO)
+    assert prompt["6"]["inputs"].get("latent") == expected
+    assert list(prompt) == (["5", "1:7", "6"] if mode == 0 else ["5", "6"])
+    assert mode or prompt["1:7"]["inputs"]["latent"] == ["5", 0]
 
 
 def test_every_text_of_the_command_line_is_ascii():

@@ -10,7 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import filelock  # torch and Ray both bring it
+
 from ..comfyui import CHECKOUT, RunError, device_arguments
+from ..graph import Graph
 from . import page
 from .options import OUTPUT, is_page_file
 from .plan import Plan
@@ -37,15 +40,40 @@ def main(options: dict) -> int:
         environment = {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
         arguments = [] if accelerated else device_arguments(Path(sys.executable))
         crew = cluster.Crew(workers, Path(os.environ["COMFYUI_PATH"]), arguments, environment)
-        try:
-            plan = Plan(content, crew.object_info(types(content)), options["set"], options["seed_of"])
-            folder = Path(options["output"] or OUTPUT / f"{workflow.stem}-{plan.fingerprint[:8]}")
-            results = Results(folder.absolute(), plan.fingerprint, list(plan.dials))
-            picks = {int(seed): pictures for seed, pictures in (options["finish"] or {}).items()}
-            jobs = plan.final_jobs(picks, results.batch) if picks else list(plan.draft_jobs(options["seeds"]))
-        except ValueError as error:
-            raise RunError(f"{workflow.name}: {error}") from None
-        return sweep(crew, plan, jobs, results, command(options, workflow, folder), workflow.stem)
+        with contextlib.ExitStack() as stack:
+            try:
+                plan = Plan(content, crew.object_info(types(content)), options["set"], options["seed_of"])
+                folder = Path(
+                    options["output"] or OUTPUT / f"{workflow.stem}-{plan.fingerprint[:8]}"
+                ).absolute()
+                stack.enter_context(alone(folder))
+                results = Results(folder, plan.fingerprint, list(plan.dials))
+                picks = {int(seed): pictures for seed, pictures in (options["finish"] or {}).items()}
+                drafts = plan.draft_jobs(options["seeds"] or ())
+                jobs = plan.final_jobs(picks, results.batch) if picks else list(drafts)
+            except ValueError as error:
+                raise RunError(f"{workflow.name}: {error}") from None
+            except OSError as error:
+                raise RunError(f"{folder} cannot be written: {error}") from None
+            return sweep(crew, plan, jobs, results, command(options, workflow, folder), workflow.stem)
+
+
+@contextlib.contextmanager
+def alone(folder: Path):
+    """Holds the folder for one sweep: two would each compute what the other does. It is free again when the
+    process ends, however it ends. Raises RunError when another sweep holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "sweep.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RunError(
+            f"Another sweep is writing into {folder}. Wait for it, or name another folder with --output."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sweep(crew, plan: Plan, jobs: list, results: Results, finishing: list[str], title: str) -> int:
@@ -123,13 +151,14 @@ def describe(job) -> str:
 def types(content: dict) -> list[str]:
     """The node types of a workflow file."""
     if is_page_file(content):
-        return sorted({node["type"] for node in content["nodes"]})
+        graph = Graph(content)
+        return sorted({node["type"] for node in graph.nodes.values()} - graph.definitions.keys())
     return sorted({node["class_type"] for node in content.values()})
 
 
 def command(options: dict, workflow: Path, folder: Path) -> list[str]:
     """What the page's finish command begins with."""
-    words = ["python", str(CHECKOUT / "run.py"), "sweep", str(workflow), "--output", str(folder.absolute())]
+    words = ["python", str(CHECKOUT / "run.py"), "sweep", str(workflow), "--output", str(folder)]
     if options["comfyui"]:
         words += ["--comfyui", os.environ["COMFYUI_PATH"]]
     if options["python"]:

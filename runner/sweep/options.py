@@ -50,6 +50,8 @@ def check(options) -> None:
     """Raise ValueError that says which options do not go together."""
     if not options.seeds and not options.finish:
         raise ValueError("Say which seeds to draft (--seeds 0-99), or which to finish (--finish 17,203).")
+    if options.seeds and options.finish:
+        raise ValueError("--seeds draws drafts and --finish finals of drafts: give one of them at a time.")
     names = [name for name, _ in options.set]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -78,7 +80,9 @@ def workflow(text: str) -> Path:
 
 
 def is_page_file(content) -> bool:
-    return isinstance(content, dict) and {"nodes", "links"} <= content.keys()
+    return isinstance(content, dict) and all(
+        isinstance(content.get(name), list) for name in ("nodes", "links")
+    )
 
 
 def is_prompt(content) -> bool:

@@ -12,7 +12,8 @@ import itertools
 import json
 from dataclasses import dataclass
 
-from ..workflow import set_widget, to_prompt
+from ..graph import Graph
+from ..workflow import set_widget, to_prompt, widget_behind
 from .options import is_page_file
 
 DRAFT, FINAL = "draft", "final"
@@ -171,7 +172,7 @@ class Plan:
                 f"this workflow has several seeds, and they differ: {titles}. Name one with --seed-of, or"
                 " give them the same number in the workflow, and they move together"
             )
-        return list(found)
+        return self.tied(found)
 
     def dial_widgets(self, name, drafted):
         """The widgets of the drafts' nodes that a dial's name ("eta", "Draft.eta", "7.eta") means."""
@@ -188,7 +189,23 @@ class Plan:
             raise ValueError(
                 f"--set {name}: the drafts have no such dial. They have {', '.join(sorted(known))}"
             )
-        return list(found)
+        return self.tied(found)
+
+    def tied(self, widgets: dict) -> list:
+        """Widgets, with those that the workflow file keeps in the same place: a subgraph's input that feeds
+        several nodes, or a subgraph that stands in several places."""
+        if not self.workflow:
+            return list(widgets)
+        graph = Graph(self.workflow)
+
+        def place(node_id, name):
+            node, index = widget_behind(graph, node_id, name, self.info) or (None, None)
+            return node and (id(node), index)
+
+        places = {place(*each) for each in widgets} - {None}
+        inputs = [(key, name) for key, node in self.prompt.items() for name in node["inputs"]]
+        same = (each for each in inputs if self.widget(*each) == each and place(*each) in places)
+        return list(dict.fromkeys([*widgets, *same]))
 
     def value(self, name, text):
         """A dial's text as the value that its input takes."""

@@ -146,6 +146,12 @@ class Desk:
         """The visible element of the page that matches."""
         return self.page.locator(f"{selector}:visible").first
 
+    def toast(self, summary):
+        """The text of a message of the page, once it is there: newer frontends list them by themselves."""
+        toast = self.find(f":is(.p-toast-message, ol > li):has-text('{summary}')")
+        toast.wait_for()
+        return toast.inner_text()
+
     def wait(self, ready, seconds=15):
         """Wait until `ready()` gives something; that is returned."""
         limit = time.monotonic() + seconds

@@ -118,6 +118,27 @@ def test_pictures_of_two_runs_are_finished_with_one_press(sheet):
     assert cells(sheet, 1).nth(6).locator(".ddim-over").count() == 1
 
 
+def test_the_final_is_of_the_picture_that_is_seen(sheet):
+    """Whatever the user changed since: what made the drafts, they come from the cache; then it is back."""
+    text = sheet.value("Prompt", "text")
+    [seed] = draw(sheet)
+    sheet.change("Prompt", "text", "something else")
+    sheet.change("DDIMKSampler", "eta", 0.5)
+    sheet.change("KSampler", "steps", 3)  # of the final: as it is now
+    before = state(sheet)
+    [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+    assert queued(sheet, entry) == ("3", seed) and sheet.id("DDIMKSampler") not in sheet.ran()
+    inputs = {node["class_type"]: node["inputs"] for node in entry["prompt"][2].values()}
+    assert (inputs["DDIMKSampler"]["eta"], inputs["KSampler"]["steps"]) == (0, 3)
+    assert entry["prompt"][2][sheet.id("Prompt")]["inputs"]["text"] == text
+    assert state(sheet) == before and sheet.value("Prompt", "text") == "something else"
+
+    cells(sheet).nth(4).click()
+    assert sheet.value("Prompt", "text") == text  # what Run would finish
+    cells(sheet).nth(4).click()
+    assert sheet.value("Prompt", "text") == "something else" and state(sheet) == before
+
+
 def test_keys_and_names(sheet):
     [seed] = draw(sheet)
     before = state(sheet)
@@ -235,9 +256,7 @@ def test_nothing_is_queued_where_the_seed_has_gone(sheet):
     sheet.run("app.graph.remove(find('DDIMSeed'))")
     before = list(sheet.server.get("/history"))
     press(cells(sheet).nth(0), "Finish this one")
-    toast = sheet.find(".p-toast-message:has-text('Nothing was queued')")
-    toast.wait_for()
-    assert "Seed of both" in toast.inner_text()
+    assert "Seed of both" in sheet.toast("Nothing was queued")
     sheet.page.wait_for_timeout(500)
     assert list(sheet.server.get("/history")) == before
 
@@ -263,3 +282,37 @@ def test_the_dials_of_a_grid(desk):
     press(cells(desk).nth(3), "Copy its dials")
     assert [desk.value("DDIMKSampler", name) for name in ("steps", "eta", "cfg")] == [2, 1, 4]
     desk.screenshot("dials")
+
+
+def test_app_mode(sheet):
+    """The sheet as one of an app's inputs: narrow, and all of it works."""
+    commands = sheet.run("return app.extensionManager.command.commands.map(each => each.id)")
+    if "Comfy.ToggleLinear" not in commands:
+        pytest.skip("a page without app mode")
+    [seed] = draw(sheet)
+    before, node = state(sheet), int(sheet.id(SHEET))
+    shown = {"inputs": [[node, "contact_sheet"]], "outputs": [int(sheet.id("SaveImage"))]}
+    workflow = sheet.workflow()
+    workflow["extra"]["linearData"] = shown
+    sheet.load(workflow)
+    sheet.command("Comfy.ToggleLinear")
+    try:
+        sheet.page.wait_for_timeout(1500)
+        for skip in sheet.page.get_by_role("button", name="Skip").all():  # the page's tour
+            skip.click()
+        box = sheet.find(".ddim-sheet").bounding_box()
+        assert box["x"] > 1000 and box["width"] < 600  # the app's panel
+        button, cell = (
+            each.bounding_box() for each in (cells(sheet).nth(2).get_by_text("Finish"), cells(sheet).nth(2))
+        )
+        assert button["x"] + button["width"] <= cell["x"] + cell["width"]
+        sheet.screenshot("app")
+        [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+        assert queued(sheet, entry) == ("3", seed) and state(sheet) == before
+        cells(sheet).nth(4).click()
+        sheet.page.keyboard.press("ArrowRight")
+        sheet.page.keyboard.press("Space")
+        [entry] = sheet.finished(lambda: sheet.page.keyboard.press("Enter"))
+        assert queued(sheet, entry) == ("5, 6", seed)
+    finally:
+        sheet.command("Comfy.ToggleLinear")

@@ -242,8 +242,6 @@ def test_nothing_is_queued_where_the_seed_has_gone(drafts):
     )
     before = list(drafts.server.get("/history"))
     drafts.command("DDIMToolkit.Finish")
-    toast = drafts.find(".p-toast-message:has-text('Nothing was queued')")
-    toast.wait_for()
-    assert "Seed of both" in toast.inner_text()
+    assert "Seed of both" in drafts.toast("Nothing was queued")
     drafts.page.wait_for_timeout(500)
     assert list(drafts.server.get("/history")) == before and not drafts.server.get("/queue")["queue_running"]

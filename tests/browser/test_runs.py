@@ -75,7 +75,7 @@ def test_real_sigmas_and_report(desk):
 def test_the_strip_and_the_report_have_roles(desk):
     desk.add("DDIMStrideScheduler", steps=5)
     strip = desk.find(".ddim-strip")
-    desk.wait(lambda: "5 steps of 1000" in strip.get_attribute("aria-label"))
+    desk.wait(lambda: "5 steps of 1000" in (strip.get_attribute("aria-label") or ""))
     assert strip.get_attribute("role") == "img"
     desk.clear()
     desk.add("DDIMInversion")

@@ -1,106 +1,89 @@
-"""The reusable subgraph in the page: offered, expanded for the queue, and only the chosen branch runs."""
+"""The reusable subgraphs in the page: offered, expanded for the queue, run; their widgets on their face."""
 
 import json
 
+import pytest
+from blueprint import FILE, around, nested
 from conftest import ROOT
+from ddim_toolkit.runner.workflow import to_prompt
 
-[FILE] = (ROOT / "subgraphs").glob("*.json")
+FILES = sorted((ROOT / "subgraphs").glob("*.json"))
 BLUEPRINT = """
 const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
 try { return stores.get('subgraph').getBlueprint('SubgraphBlueprint.' + it) } catch { return null }
 """
 
 
-def around(blueprint, text):
-    """A workflow of the page with the subgraph in it: what it needs on its left, a preview on its right."""
-    workflow = json.loads(json.dumps(blueprint))
-    [host] = workflow["nodes"]
-    host["id"] = 10
-    sources = {
-        "model": (1, "DDIMDemoModel", 0, [], None),
-        "vae": (1, "DDIMDemoModel", 2, [], None),
-        "positive": (2, "CLIPTextEncode", 0, [text], 1),
-        "negative": (3, "CLIPTextEncode", 0, [""], 1),
-        "latent_image": (4, "EmptyLatentImage", 0, [64, 64, 1], None),
-    }
-    nodes, links = {10: host}, []
-
-    def link(origin, slot, target, place, kind):
-        links.append([len(links) + 1, origin, slot, target, place, kind])
-        nodes[target]["inputs"][place]["link"] = len(links)
-
-    for place, entry in enumerate(host["inputs"]):
-        if entry["name"] in sources:
-            id, kind, slot, values, clip = sources[entry["name"]]
-            if id not in nodes:
-                inputs = [{"name": "clip", "type": "CLIP", "link": None}] if clip else []
-                nodes[id] = {
-                    "id": id,
-                    "type": kind,
-                    "pos": [0, 0],
-                    "size": [200, 100],
-                    "flags": {},
-                    "order": 0,
-                    "mode": 0,
-                    "inputs": inputs,
-                    "properties": {},
-                    "widgets_values": values,
-                }
-                if clip:
-                    link(1, clip, id, 0, "CLIP")
-            link(id, slot, 10, place, entry["type"])
-    nodes[11] = {
-        "id": 11,
-        "type": "PreviewImage",
-        "pos": [700, 0],
-        "size": [200, 200],
-        "flags": {},
-        "order": 0,
-        "mode": 0,
-        "properties": {},
-        "inputs": [{"name": "images", "type": "IMAGE", "link": None}],
-    }
-    link(10, 0, 11, 0, "IMAGE")
-    outputs = {
-        1: ["MODEL", "CLIP", "VAE"],
-        2: ["CONDITIONING"],
-        3: ["CONDITIONING"],
-        4: ["LATENT"],
-        10: ["IMAGE"],
-        11: [],
-    }
-    for id, kinds in outputs.items():
-        nodes[id]["outputs"] = [
-            {"name": kind, "type": kind, "links": [each[0] for each in links if each[1:3] == [id, slot]]}
-            for slot, kind in enumerate(kinds)
-        ]
-    return workflow | {
-        "nodes": list(nodes.values()),
-        "links": links,
-        "last_node_id": 11,
-        "last_link_id": len(links),
-    }
-
-
-def test_the_subgraph(desk):
-    [key] = [key for key, each in desk.server.get("/global_subgraphs").items() if each["name"] == FILE.stem]
-    blueprint = desk.wait(lambda: desk.run(BLUEPRINT, key))  # as the page's node list holds it
-
-    desk.load(around(blueprint, f"red heart {desk.screenshots.name}"))
-    desk.screenshot("subgraph")
+def dropped(desk, name, text=""):
+    """The blueprint as the page's node list drops it, with what it needs around it."""
+    [key] = [key for key, each in desk.server.get("/global_subgraphs").items() if each["name"] == name]
+    blueprint = desk.wait(lambda: desk.run(BLUEPRINT, key))
+    desk.load(around(blueprint, text))
+    desk.screenshot(f"subgraph {name}")
     prompt = desk.prompt()
-    kinds = {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
-    assert "Cannot" not in str(prompt) and len(prompt) == 9
-    draft, final, switch = (kinds[kind] for kind in ("DDIMKSampler", "KSampler", "DDIMDraftSwitch"))
-    assert draft[1]["seed"] == final[1]["seed"] == 7 and draft[1]["cfg"] == final[1]["cfg"] == 4
-    assert (draft[1]["steps"], draft[1]["eta"], final[1]["steps"], switch[1]["use_final"]) == (
-        8,
-        0,
-        30,
-        False,
+    assert "Cannot" not in str(prompt)
+    return prompt, {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
+
+
+FACE = """return app.graph.nodes.find(n => n.id == 10).widgets.map(w => w.name.replace(/^\\d+: /, ''))"""
+
+
+def test_draft_and_final(desk):
+    prompt, kinds = dropped(desk, "Draft and final", f"red heart {desk.screenshots.name}")
+    assert len(prompt) == 10
+    seed, draft, final, switch = (
+        kinds[kind] for kind in ("DDIMSeed", "DDIMKSampler", "KSampler", "DDIMDraftSwitch")
     )
+    assert draft[1]["seed"] == final[1]["seed"] == [seed[0], 0] and seed[1]["seed"] == 7
+    assert draft[1]["cfg"] == final[1]["cfg"] == 4 and switch[1]["use_final"] is False
+    assert (draft[1]["steps"], draft[1]["eta"], final[1]["steps"]) == (8, 0, 30)
+    assert {"use_final", "seed", "cfg", "draft_steps", "final_steps", "eta"} <= set(desk.run(FACE))
 
     desk.finished(lambda: desk.run("await app.queuePrompt(0, 1)"))
     assert draft[0] in desk.ran() and final[0] not in desk.ran()
     desk.command("DDIMToolkit.Finals")
     assert desk.prompt()[switch[0]]["inputs"]["use_final"] is True
+
+
+RUNS = {
+    "Contact sheet": ("DDIMContactSheet", {"draft_steps": 2, "seed": 3}),
+    "Invert and edit": ("DDIMInversion", {"steps": 3, "shows": "red heart", "becomes": "blue heart"}),
+    "Measure a draft": ("DDIMAdaptiveScheduler", {"steps": 3, "seed": 3}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_others_run(desk, name):
+    kind, values = RUNS[name]
+    dropped(desk, name)
+    assert set(values) <= set(desk.run(FACE))
+    for widget, value in values.items():
+        desk.run(
+            "const w = app.graph.nodes.find(n => n.id == 10).widgets.find(w =>"
+            " w.name.replace(/^\\d+: /, '') === it[0]); w.value = it[1]; w.callback?.(it[1])",
+            [widget, value],
+        )
+    given = [value for node in desk.prompt().values() for value in node["inputs"].values()]
+    for value in values.values():
+        assert value in given
+    desk.finished(lambda: desk.run("await app.queuePrompt(0, 1)"))
+    assert kind in {desk.prompt()[key]["class_type"] for key in desk.ran() if key in desk.prompt()}
+
+
+def test_every_blueprint_is_tried():
+    assert {path.stem for path in FILES} == {"Draft and final", *RUNS}
+
+
+@pytest.mark.parametrize("change", [lambda workflow: workflow, nested], ids=["alone", "in another"])
+@pytest.mark.parametrize("seed", [3, None], ids=["its own widgets", "those inside"])
+def test_the_queue_gets_what_the_conversion_gives(desk, change, seed):
+    workflow = change(around(json.loads(FILE.read_text(encoding="utf-8")), "red heart", seed))
+    desk.load(workflow)
+    prompt = essence(desk.prompt())
+    assert essence(to_prompt(workflow, desk.info)) == prompt
+    assert essence(to_prompt(desk.workflow(), desk.info)) == prompt
+    assert (prompt["10:1"] if "10:1" in prompt else prompt["10:5:1"])["inputs"]["seed"] == (seed or 7)
+
+
+def essence(prompt):
+    return {key: {name: node[name] for name in ("class_type", "inputs")} for key, node in prompt.items()}

@@ -1,6 +1,7 @@
 """The page that a sweep leaves behind, opened from the disk."""
 
 import io
+import shlex
 
 import pytest
 from ddim_toolkit.runner.sweep import page as sweep_page
@@ -24,7 +25,7 @@ def opened(chromium, tmp_path):
             results.add(Job("draft", seed, (("eta", eta),)), [picture(20 * seed)], 1.0, "here:1")
     results.add(Job("draft", 3, (("eta", 0.3),)), [picture(0), picture(250)], 1.0, "here:1")
     results.add(Job("final", 3, (), 2), [picture(130)], 1.0, "here:1")
-    sweep_page.write(results, "a <title>", ["python", "run.py", "sweep", "my file.json"])
+    sweep_page.write(results, "a <title>", ["python", "run.py", "sweep", "it's $one.json"])
     page = chromium.new_page(offline=True)
     errors = []
     page.on("pageerror", lambda error: errors.append(error))
@@ -51,9 +52,9 @@ def test_pictures_stand_by_seed_and_filters_hide_the_others(opened):
 def test_picks_make_one_command_for_each_setting_of_the_dials(opened):
     for name in ("draft, seed 2, eta 0.3", "draft, seed 3:2, eta 0.3", "draft, seed 10, eta 1"):
         opened.get_by_role("button").filter(has=opened.get_by_alt_text(name, exact=True)).click()
-    start = 'python run.py sweep "my file.json" --set '
-    expected = [f"{start}eta=0.3 --finish 2,3:2", f"{start}eta=1 --finish 10"]
-    assert opened.locator("#text").inner_text().splitlines() == expected
+    start = ["python", "run.py", "sweep", "it's $one.json", "--set"]
+    expected = [[*start, "eta=0.3", "--finish", "2,3:2"], [*start, "eta=1", "--finish", "10"]]
+    assert [shlex.split(line) for line in opened.locator("#text").inner_text().splitlines()] == expected
     opened.get_by_text("Copy the seeds").click()
     assert opened.locator("#seeds").inner_text() == "Copied"
     opened.reload()
