@@ -44,9 +44,13 @@ class Work(graphs.Graph):
     def __init__(self, name, widgets):
         super().__init__(size=64)
         schema = NODES[name].GET_SCHEMA()
+        self.cfg, self.own_sigmas = widgets.get("cfg", 1.0), None
         links = {each.id: self.link(each) for each in schema.inputs if not isinstance(each, WIDGETS)}
         inputs = {key: link for key, link in links.items() if link is not None}
         node = self.node(name, "work", **inputs, **widgets)
+        kinds = [output.io_type for output in schema.outputs]
+        if "SIGMAS" in kinds:  # a sampler of the same node may be for them alone
+            self.own_sigmas = node.out(kinds.index("SIGMAS"))
         for k, output in enumerate(schema.outputs):
             self.show(output.io_type, node.out(k), f"output {k}")
 
@@ -73,7 +77,8 @@ class Work(graphs.Graph):
         if kind == "NOISE":
             value = self.node("DDIMLatentFromNoise", noise=value, latent_image=self.empty()).out(0)
         elif kind == "SAMPLER":
-            value = self.advanced(f"run of {name}", self.noise(1), value, self.sigmas(2), self.empty())
+            sigmas = self.own_sigmas or self.sigmas(2)
+            value = self.advanced(f"run of {name}", self.noise(1), value, sigmas, self.empty(), self.cfg)
         elif kind != "LATENT":
             self.node("PreviewAny", name, source=value)
             return

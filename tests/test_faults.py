@@ -160,6 +160,11 @@ def test_written_lists(text, words):
         DDIMCustomSchedule.execute(MODEL, text)
 
 
+def test_times_of_an_edm_model_lie_in_its_own_range():
+    with pytest.raises(ValueError, match="timesteps: a time is 937.5; allowed are 0 to 1"):
+        DDIMCustomSchedule.execute(analytic.model(ModelType.EDM), "937.5, 0.5")
+
+
 @pytest.mark.parametrize(
     "text, count",
     [

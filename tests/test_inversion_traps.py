@@ -12,7 +12,7 @@ from comfy.model_base import ModelType
 from comfy_extras import nodes_apg, nodes_differential_diffusion, nodes_easycache, nodes_perpneg
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.host import inversion, sampler, schedule, verdict
+from ddim_toolkit.host import inversion, latents, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record
 from test_inversion import KINDS, found, guider, mixture, rmse, sample, sigmas_of
 from test_inversion_node import encode
@@ -72,6 +72,8 @@ def test_noise_is_not_taken_for_a_picture():
     result = found(model, given, sigmas)
     with pytest.raises(ValueError, match="latent_image is the noise that an inversion found"):
         inversion.invert_latent(guider(model), result.latent, sigmas)
+    with pytest.raises(ValueError, match="latent_image is the noise that an inversion found"):
+        inversion.invert_latent(guider(model), latents.take(result.latent, [len(given) - 1] * 3), sigmas)
     again = result.latent | {"samples": given}  # as a sampler hands the other keys on
     assert inversion.invert_latent(guider(model), again, sigmas, measure=True).round_trip < 1e-4
 

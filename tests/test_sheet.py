@@ -104,6 +104,17 @@ def test_bad_pictures():
         DDIMContactSheet.execute(pictures(8), "", 0, {"samples": torch.zeros(4, 4, 8, 8)})
     with pytest.raises(ValueError, match="images holds NaN"):
         DDIMContactSheet.execute(pictures(8) * float("nan"), "", 0)
+    with pytest.raises(ValueError, match="images holds no pixels"):
+        DDIMContactSheet.execute(torch.zeros(2, 0, 8, 3), "", 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3), (8, 1, 3), (1, 1, 3), (8, 8, 1), (8, 8, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_of_any_shape_and_dtype_keep_their_size(temporary, shape, dtype):
+    from PIL import Image
+
+    sheet = DDIMContactSheet.execute(torch.rand(1, *shape).to(dtype), "", 0).ui["ddim_sheet"][0]
+    assert Image.open(temporary / sheet["pictures"][0]["filename"]).size == (shape[1], shape[0])
 
 
 def test_files_are_the_pictures_and_written_once(temporary):
