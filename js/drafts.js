@@ -2,7 +2,18 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { asOneStep, chain, nodesOf, notify, queue, setWidget, SHEET, SWITCH, widgetOf } from "./graph.js";
+import {
+  asOneStep,
+  chain,
+  decidingWidget,
+  nodesOf,
+  notify,
+  queue,
+  setWidget,
+  SHEET,
+  SWITCH,
+  widgetOf,
+} from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
@@ -71,7 +82,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
     // what the queue gets of a draft; the file keeps the widget
-    const widget = widgetOf(node, node.comfyClass === SWITCH ? "use_final" : "picks");
+    const widget = node.comfyClass === SWITCH ? decidingWidget(node, "use_final") : widgetOf(node, "picks");
     widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
     watch(node, () => String(widget.value), showButtons);
     // after it took place
@@ -86,7 +97,7 @@ app.registerExtension({
 /** The top bar's buttons are only there for graphs with drafts (ddim.css); the active one says so. */
 function showButtons() {
   const found = nodesOf(SWITCH);
-  const finals = found.filter((node) => widgetOf(node, "use_final").value).length;
+  const finals = found.filter((node) => decidingWidget(node, "use_final").value).length;
   document.body.classList.toggle("ddim-has-switch", found.length > 0);
   document.body.classList.toggle("ddim-has-drafts", found.length + nodesOf(SHEET).length > 0);
   for (const [name, active] of [
@@ -102,7 +113,7 @@ function showButtons() {
 function switches() {
   const found = nodesOf(SWITCH);
   if (!found.length) notify("warn", "No draft switch", "This graph has no DDIM Draft Switch.");
-  return found.map((node) => [node, widgetOf(node, "use_final")]);
+  return found.map((node) => [node, decidingWidget(node, "use_final")]);
 }
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
@@ -119,7 +130,7 @@ async function turnAll(useFinal) {
 
 /** Do something while every switch says so, then turn them back. */
 export async function turned(useFinal, action) {
-  const before = nodesOf(SWITCH).map((node) => [node, widgetOf(node, "use_final")]);
+  const before = nodesOf(SWITCH).map((node) => [node, decidingWidget(node, "use_final")]);
   const values = before.map(([, widget]) => widget.value);
   before.forEach(([node, widget]) => setWidget(node, widget, useFinal));
   try {

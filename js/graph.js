@@ -27,6 +27,8 @@ export const idOf = (node) => [...everyNode()].find(([, each]) => each === node)
 export const nodesOf = (type) =>
   [...everyNode()].map(([, node]) => node).filter((node) => node.comfyClass === type);
 
+const SUBGRAPH_INPUT = -10; // the page's id for where a subgraph's inputs come from
+
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
@@ -35,6 +37,18 @@ export function widgetOf(node, name) {
 export function linkedSlot(node, name) {
   const slot = node.inputs?.findIndex((input) => input.widget?.name === name) ?? -1;
   return slot >= 0 && node.isInputConnected(slot) ? slot : -1;
+}
+
+/**
+ * The widget that decides an input: the node's own, or, where newer pages show it on the face of the subgraph
+ * around the node, the one there.
+ */
+export function decidingWidget(node, name) {
+  const slot = linkedSlot(node, name);
+  const link = slot >= 0 ? node.graph.getLink?.(node.inputs[slot].link) : undefined;
+  const input = link?.origin_id === SUBGRAPH_INPUT ? node.graph.inputs?.[link.origin_slot] : undefined;
+  const [, host] = [...everyNode()].find(([, each]) => input && each.subgraph === node.graph) ?? [];
+  return (host && widgetOf(host, input.name)) ?? widgetOf(node, name);
 }
 
 /** Set a widget as a user would, so that the node, both renderers and other packs hear of it. */
