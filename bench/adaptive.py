@@ -5,7 +5,6 @@ pictures.
 
 import contextlib
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -97,8 +96,8 @@ def fine(model):
 
 def subjects(shipped):
     """(name, MODEL, positive, negative, cfg, latent, pictures probed, pictures compared)."""
-    import analytic
     from comfy.model_base import ModelType
+    from ddim_toolkit.bench import analytic
 
     for kind in (ModelType.EPS, ModelType.FLOW):
         model = analytic.model(kind, analytic.four_modes(), 0.5)
@@ -259,7 +258,6 @@ def markdown(rows, others, far):
 
 
 def main(folder):
-    sys.path.append(str(ROOT / "tests"))  # analytic.py: models whose denoiser is known
     shipped = Shipped()
     with torch.no_grad():
         rows = [row for subject in subjects(shipped) for row in compare(*subject)]

@@ -6,7 +6,6 @@ import math
 from functools import partial
 from inspect import signature
 
-import analytic
 import comfy.latent_formats
 import comfy.sample
 import comfy.samplers
@@ -15,6 +14,7 @@ import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_easycache
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.measured import schedule as measuring
 from ddim_toolkit.ddim.measured.coefficients import RIDGE, Coefficients, Fit, Measured
 from ddim_toolkit.ddim.measured.reference import Reference, integrals, reference_run
@@ -23,9 +23,10 @@ from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
 from ddim_toolkit.host.noise import latent_noise
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
+from helpers import empty
 
 TOP, BOTTOM, SPREAD = 10.0, 0.05, 0.5
-EMPTY = {"samples": torch.zeros(1, 4, 8, 8)}
+EMPTY = empty()
 C = analytic.CONDITIONING
 
 

@@ -3,7 +3,6 @@
 import copy
 from functools import partial
 
-import analytic
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -12,6 +11,7 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_train
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import distill, solve
 from ddim_toolkit.host import draft_lora, sampler, schedule
 from ddim_toolkit.host.adapters import Student

@@ -3,12 +3,12 @@
 import itertools
 from math import sqrt
 
-import analytic
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import edit as engine
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import edit, inversion, schedule, verdict

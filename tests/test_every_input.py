@@ -2,15 +2,13 @@
 numbers or an error that names the input."""
 
 import math
-import sys
-from pathlib import Path
 
-import folder_paths
 import graphs
 import pytest
 from comfy_api.latest import io
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError, this_pack_alone
+from ddim_toolkit.runner.comfyui import RunError, this_pack_alone
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
@@ -33,7 +31,7 @@ WIDGETS = (io.Float.Input, io.Int.Input, io.String.Input, io.Boolean.Input, io.C
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with Server(comfyui, tmp_path_factory.mktemp("output"), this_pack_alone(comfyui.folder)) as running:
         yield running
 

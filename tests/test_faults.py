@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import analytic
 import comfy.sample
 import pytest
 import torch
@@ -13,6 +12,7 @@ from comfy.model_base import ModelType
 from comfy_api.latest import io
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from conftest import ROOT
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
 from ddim_toolkit.host import routes, sampler, schedule

@@ -2,21 +2,22 @@
 
 import itertools
 
-import analytic
 import comfy.nested_tensor
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import grid
 from ddim_toolkit.host.sampler import ddim_sampler, run
 from ddim_toolkit.host.schedule import stride_sigmas
 from ddim_toolkit.nodes.grid import DDIMDialGrid
 from ddim_toolkit.nodes.sampling import DDIMKSampler
+from helpers import empty
 from test_cancel import Calls
 
 C = analytic.CONDITIONING
 MODEL = analytic.model(ModelType.V_PREDICTION, analytic.four_modes(), 0.3)
-EMPTY = {"samples": torch.zeros(1, 4, 8, 8)}
+EMPTY = empty()
 OWN = {"seed": 5, "steps": 4, "cfg": 2.0, "eta": 0.3, "stride": "trailing"}
 
 

@@ -3,7 +3,6 @@ along the run, models that do not answer alike twice."""
 
 import math
 
-import analytic
 import comfy.hooks
 import comfy.samplers
 import pytest
@@ -11,6 +10,7 @@ import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_apg, nodes_differential_diffusion, nodes_easycache, nodes_perpneg
 from comfy_extras import nodes_custom_sampler as core
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import inversion, latents, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record

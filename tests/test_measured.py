@@ -4,12 +4,12 @@ import itertools
 import pickle
 from types import SimpleNamespace
 
-import analytic
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
 from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling

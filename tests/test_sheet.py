@@ -1,10 +1,7 @@
 """Draft, pick, finish: what the contact sheet passes on, and that a picked draft's final is its own."""
 
 import pickle
-import sys
-from pathlib import Path
 
-import analytic
 import comfy.nested_tensor
 import folder_paths
 import graphs
@@ -12,12 +9,14 @@ import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import CFGGuider, Noise_RandomNoise, SamplerCustomAdvanced
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import sheet
 from ddim_toolkit.nodes.drafting import DDIMContactSheet, DDIMSeed
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError
+from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from safetensors.torch import load
 
 from nodes import KSampler, LatentFromBatch
@@ -234,7 +233,7 @@ def test_video_of_a_pick(final):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
         yield running
 
