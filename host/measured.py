@@ -101,7 +101,8 @@ def sample_measured(
     measured_at = recipe.coefficients.sigmas
     if len(levels) != len(measured_at) or not all(map(near, levels, measured_at)):
         raise ValueError(
-            f"sigmas: the sampler was measured for {shown(measured_at)}, and fits no others; given {shown(levels)}"
+            f"sigmas: the sampler was measured for {shown(measured_at)}, and fits no others; given"
+            f" {shown(levels)}"
         )
     if eta != 0:
         raise ValueError(f"eta is {eta}; measured coefficients know 0 alone")
