@@ -3,7 +3,6 @@ DDIMInverseScheduler at the same number of model calls."""
 
 import json
 import math
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,10 +11,9 @@ PICTURES = 10  # on the shipped model: all that come with it
 
 
 def main(folder):
-    sys.path.append(str(ROOT / "tests"))
-    import analytic
     import torch
     from comfy.model_base import ModelType
+    from ddim_toolkit.bench import analytic
     from ddim_toolkit.demo import model as demo
     from ddim_toolkit.demo import pictures
 

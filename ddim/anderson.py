@@ -39,7 +39,8 @@ def solve(evaluate, x, tolerance, max_iterations):
 
     evaluate(x) -> (f, error, kept): the plain correction (B, ...), its size (B,), and a tensor (B, ...) to
     hand back. A picture rests once its error is at most tolerance, so batch mates do not change its result.
-    It then takes the step it has already paid for, which brings the true error well below the measured one.
+    It then takes the step it has already paid for, which brings the true error well below the measured one,
+    unless f hardly answers to x there (beside a fold it can grow a few times).
     """
     pictures, memory = x.shape[0], Memory()
     is_open, stale, error = [True] * pictures, [0] * pictures, [math.inf] * pictures

@@ -45,7 +45,7 @@ class PLMS:
     def __init__(self, order: int = 1):
         if order not in ADAMS_BASHFORTH:
             raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
-        self.order = order
+        self.order, self.extrapolated = order, "slope" if order > 1 else None
 
     def begin(self, sigmas):
         slopes = []  # newest first
@@ -67,6 +67,8 @@ class PLMS:
 
 class DPMSolver2M:
     """x0_hat extrapolated in log sigma, the host's dpmpp_2m: Lu et al. (2211.01095), algorithm 2."""
+
+    extrapolated = "x0_hat"
 
     def begin(self, sigmas):
         before = None  # x0_hat of the step before

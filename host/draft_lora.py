@@ -24,6 +24,7 @@ SUBSTEPS = 4  # of the teacher in a jump of the student
 FINE = 8  # of the reference that errors are measured against
 HELD_OUT = 8  # pictures that are never trained on, and the share of the prompts kept for them: one in so many
 WINDOW = 16  # batches of teacher runs kept, the newest
+AVERAGED = 0.99  # what is kept of the weights' average in a round, once there were many
 WARM_UP, FLAT = 10, 0.5  # rounds in which the rate rises; part of the rounds after which it falls to zero
 PREVIEW = 10  # rounds from one preview of a held-out picture to the next
 RIVALS = {  # the host's samplers of one evaluation a step that are near at few; euler is DDIM at eta 0
@@ -101,6 +102,7 @@ def train(
                 raise
             draft.cancelled = True
         draft.runs = lesson.runs
+        lesson.settle()
         with suppress(comfy.model_management.InterruptProcessingException):
             draft.errors = lesson.errors(model.model.process_latent_out)
         return x
@@ -130,6 +132,7 @@ class Lesson:
         self.prompts = [p for i, p in enumerate(prompts) if i % HELD_OUT or len(prompts) < HELD_OUT]
         self.random = random.Random(seed)
         self.runs = 0
+        self.average = [weight.detach().clone() for weight in student.parameters()]
 
     def ask(self, prompts, cfg, student):
         """Whose answer the network gives from now on, and to what."""
@@ -184,7 +187,16 @@ class Lesson:
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
+            with torch.no_grad():
+                for mean, weight in zip(self.average, parameters, strict=True):
+                    mean.lerp_(weight, 1 - min(AVERAGED, done / (done + 10)))
             yield total / len(states[1:])
+
+    @torch.no_grad()
+    def settle(self):
+        """The student takes the average of its weights: nearer than those of any one round."""
+        for mean, weight in zip(self.average, self.student.parameters(), strict=True):
+            weight.copy_(mean)
 
     def choice(self, count):
         """Prompts for one batch, such as the host can compute together."""

@@ -115,7 +115,7 @@ def model_calls(cells):
 def sample(model, positive, negative, latent, cells):
     """The first picture of a LATENT in every cell, as a batch; previews and progress are those of the whole
     grid."""
-    picture = latents.take(latent, [0])
+    picture = latents.take(latents.check(latent, model), [0])
     total, done, drawn = model_calls(cells), 0, {}
     preview = latent_preview.prepare_callback(model, total)
 

@@ -17,6 +17,7 @@ from .loop import model_calls, rows
 from .masked import MaskedNoise
 from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
+from .progress import tell
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
 from .travel import Travels
@@ -164,7 +165,9 @@ def sample_inversion(
             run = invert.noise_maps(denoise, x, levels_alpha, levels, eta, draw)
         else:
             calls = 0
-            for _ in range(PASSES):
+            for k in range(PASSES):
+                if k > 0:  # the bar has come to its end
+                    tell(f"soft mask: inverted again, {k + 1} of at most {PASSES} times")
                 run = once()
                 calls, unsettled = calls + run.calls, masked.settle(run)
                 if method != "exact" or unsettled <= tolerance:

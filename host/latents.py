@@ -90,8 +90,9 @@ def fitting(latent, model=None):
 
 
 def check(latent, model):
-    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it, NaN or infinity,
-    another number of channels or dimensions than the model's, or a batch_index that does not fit."""
+    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it or its noise_mask,
+    NaN or infinity, another number of channels or dimensions than the model's, or a batch_index that does not
+    fit."""
     ready, form = fitting(latent, model), model.get_model_object("latent_format")
     batch_indices(ready)
     wanted, most = form.latent_channels, form.latent_dimensions + 2
@@ -102,6 +103,10 @@ def check(latent, model):
             )
         if not torch.isfinite(part).all():
             raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
+    if ready.get("noise_mask") is not None:
+        for mask in parts({"samples": ready["noise_mask"]}):
+            if mask.numel() == 0 or not torch.isfinite(mask).all():
+                raise ValueError("latent_image: its noise_mask is empty, or holds NaN or infinite values")
     if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
         raise ValueError(
             f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."
@@ -113,3 +118,11 @@ def check(latent, model):
             f" model's latents have {most}. A video is for a video model."
         )
     return ready
+
+
+def check_mask(name, mask):
+    """Raise ValueError unless a MASK holds values from 0 to 1."""
+    if mask.numel() == 0:
+        raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")
+    if not (0 <= mask.min() and mask.max() <= 1):  # NaN is in no range
+        raise ValueError(f"{name} holds values from {mask.min():g} to {mask.max():g}; allowed are 0 to 1")

@@ -16,22 +16,27 @@ from .model import alphas, check_sigmas
 from .travel import SamplerFunction, Travels
 
 VERSION = 1  # of the text
-HEADER = re.compile(r"coefficients (\d+) for (\S+ \S+), cfg (\S+), check ([0-9a-f]{8}):")
+HEADER = re.compile(r"coefficients ([0-9]{1,9}) for (\S+ \S+), cfg (\S+), check ([0-9a-f]{8}):")
 
 
 @dataclass(frozen=True)
 class Recipe(Travels):
-    """Coefficients, and what they were measured on: the kind of model (as `kind` says it) and the
-    guidance."""
+    """Coefficients, and what they were measured on: the kind of model (as `kind` says it), and the cfg of a
+    plain CFGGuider or the class of another guider."""
 
     coefficients: Coefficients
     model: str
-    cfg: float
+    cfg: float | str
 
 
 def kind(base) -> str:
     """The architecture and the prediction of a MODEL's BaseModel, such as "SDXL EPS"."""
     return f"{type(base).__name__} {base.model_type.name}"
+
+
+def plain(guider) -> bool:
+    """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
+    return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
 
 
 def check_kind(recipe: Recipe, base):
@@ -89,13 +94,15 @@ def sample_measured(
     Raises ValueError for other sigmas, another kind of model, another cfg or an eta than they were measured
     for.
     """
-    base = model.inner_model.inner_model
+    guider = model.inner_model
+    base = guider.inner_model
     levels = check_sigmas(sigmas, base.model_sampling)
     check_kind(recipe, base)
-    wanted = recipe.coefficients.sigmas
-    if len(levels) != len(wanted) or not all(map(near, levels, wanted)):
+    measured_at = recipe.coefficients.sigmas
+    if len(levels) != len(measured_at) or not all(map(near, levels, measured_at)):
         raise ValueError(
-            f"sigmas: the sampler was measured for {shown(wanted)}, and fits no others; given {shown(levels)}"
+            f"sigmas: the sampler was measured for {shown(measured_at)}, and fits no others; given"
+            f" {shown(levels)}"
         )
     if eta != 0:
         raise ValueError(f"eta is {eta}; measured coefficients know 0 alone")
@@ -106,11 +113,12 @@ def sample_measured(
 
         def checked(x, i):
             x0 = denoise(x, i)
-            if i == 0 and guidance.cfg != recipe.cfg:
+            here = guidance.cfg if isinstance(recipe.cfg, float) else type(guider).__name__
+            if i == 0 and here != recipe.cfg:
+                wanted, given = (f"{cfg:g}" if isinstance(cfg, float) else cfg for cfg in (recipe.cfg, here))
                 raise ValueError(
-                    f"cfg: the sampler was measured at {recipe.cfg:g}; this run's is"
-                    f" {'unknown' if guidance.cfg is None else format(guidance.cfg, 'g')}. Measure again with"
-                    " DDIM Adaptive Scheduler, or set it back"
+                    f"cfg: the sampler was measured at {wanted}; this run's is {given or 'unknown'}. Measure"
+                    " again with DDIM Adaptive Scheduler, or set it back"
                 )
             return x0
 
@@ -141,7 +149,7 @@ def recipe_text(recipe: Recipe) -> str:
     """A Recipe as text, sigmas first; `read` reads it back exactly."""
     c = recipe.coefficients
     rows = "\n".join(" ".join(map(repr, row)) for row in c.weights)
-    header = f"coefficients {VERSION} for {recipe.model}, cfg {recipe.cfg!r}, check {check(recipe)}:"
+    header = f"coefficients {VERSION} for {recipe.model}, cfg {recipe.cfg}, check {check(recipe)}:"
     return f"{sigmas_text(torch.tensor(c.sigmas))}\n{header}\n{rows}"
 
 
@@ -168,9 +176,10 @@ def read(text: str, sigmas: torch.Tensor) -> Recipe:
             f"timesteps: coefficients of version {version}; this version of DDIM Toolkit reads {VERSION}"
         )
     try:
-        guided = float(cfg) != 1
+        cfg = cfg if cfg.isidentifier() else float(cfg)  # a guider's class, or a number
+        guided = cfg != 1 and not isinstance(cfg, str)
         weights = in_rows([float(word) for word in rest.split()], len(sigmas) - 1, guided)
-        recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, float(cfg))
+        recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
     except ValueError as error:
         raise ValueError(f"timesteps: the coefficients are damaged: {error}") from error
     if check(recipe) != wanted:

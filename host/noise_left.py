@@ -16,12 +16,17 @@ def mark(latent, sigma):
 
 def level(latent):
     """The sigma of the noise that a marked LATENT holds; None without a mark, or where the samples are no
-    longer those that were marked: samplers hand the keys of a LATENT on with other samples."""
+    longer among those that were marked: samplers hand the keys of a LATENT on with other samples, and what
+    picks or repeats pictures hands on the same."""
     sigma, marked = latent.get(_MARK, (None, None))
     if sigma is None:
         return None
     held, given = (latents.parts({"samples": samples}) for samples in (marked, latent["samples"]))
-    same = len(held) == len(given) and all(map(torch.equal, held, given))
+    same = len(held) == len(given) and all(
+        any(torch.equal(row, known) for known in before)
+        for before, now in zip(held, given, strict=True)
+        for row in now
+    )
     return sigma if same else None
 
 

@@ -3,7 +3,6 @@ patches count."""
 
 import itertools
 import math
-from functools import partial
 
 import comfy.model_management
 import comfy.samplers
@@ -12,12 +11,13 @@ import torch
 
 from ..ddim.checks import allowed, within
 from ..ddim.measured.coefficients import Coefficients
-from ..ddim.measured.schedule import CRITERIA, Measured, measure, run
+from ..ddim.measured.schedule import CRITERIA, Measured, measure
 from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
-from .measured import Guidance, Recipe, kind, rounded
+from .measured import Guidance, Recipe, kind, plain, rounded
 from .model import check_no_cache, model_sampling
 from .noise import latent_noise
+from .sampler import ddim_sampler
 
 RESOLUTION = 20001
 
@@ -104,33 +104,39 @@ def measured_schedule(
     probe_steps: int = 64,
     images: int = 4,
     refine: int = 4,
+    guider: comfy.samplers.CFGGuider | None = None,
 ) -> tuple[torch.Tensor, Recipe | None, Measured]:
     """(SIGMAS (steps + 1,), Recipe of coefficients or None where they gain nothing, what was found) for a
     MODEL.
 
     Errors are those of the LATENT. latent gives the size of the pictures; its first one is used. positives:
     the prompts, `images` pictures of each. order and sampler_name: of the sampler without coefficients that
-    the schedule is to suit. Raises ValueError for bad numbers.
+    the schedule is to suit. guider: measured as it is, with its own model and prompts, in place of model,
+    positives, negative and cfg. Raises ValueError for bad numbers.
     """
     allowed("sampler_name", sampler_name, SAMPLERS)
     if sampler_name == "dpmpp_2m" and order != 2:
         raise ValueError(f"order is {order}; dpmpp_2m is of order 2")
     ddim = "euler" if order == 1 or sampler_name != "DDIM" else f"DDIM Sampler of order {order}"
     samplers = {
-        ddim: partial(run, solver=PLMS(order if sampler_name == "DDIM" else 1)),
-        "dpmpp_2m": partial(run, solver=DPMSolver2M()),
+        ddim: PLMS(order if sampler_name == "DDIM" else 1),
+        "dpmpp_2m": DPMSolver2M(),
     }
-    used, extrapolated = {
-        "DDIM": (ddim, "slope" if order > 1 else None),
-        "dpmpp_2m": ("dpmpp_2m", "x0_hat"),
-        "measured": (None, None),
-    }[sampler_name]
+    used = {"DDIM": ddim, "dpmpp_2m": "dpmpp_2m", "measured": None}[sampler_name]
     allowed("criterion", criterion, CRITERIA)
     within("probe_images", images, 1)
     within("refine", refine, 0)
     within("probe_steps", probe_steps, 4, 256)
     if not 1 <= steps <= probe_steps:
         raise ValueError(f"steps is {steps}; allowed are 1 to probe_steps, which is {probe_steps}")
+    if guider is None:
+        guider = Prompts(model)
+        guider.set_prompts(positives, negative)
+        guider.set_cfg(cfg)
+    else:
+        model, positives = guider.model_patcher, [None]
+        cfg = float(guider.cfg) if plain(guider) else type(guider).__name__
+    guided = cfg != 1 and not isinstance(cfg, str)
     check_no_cache(model)
     sampling = model_sampling(model)
     levels = probe_levels(sampling, probe_steps)
@@ -168,20 +174,16 @@ def measured_schedule(
             steps,
             samplers=samplers,
             used=used,
-            extrapolated=extrapolated,
             candidates=host_schedules(sampling, steps),
             criterion=criterion,
             refine=refine,
             seen=lambda x: out(x) - out(torch.zeros_like(x)),
-            guidance=guidance if cfg != 1 else None,
+            guidance=guidance if guided else None,
             interrupt=comfy.model_management.throw_exception_if_processing_interrupted,
         )
         result.append(measured)
         return x
 
-    guider = Prompts(model)
-    guider.set_prompts(positives, negative)
-    guider.set_cfg(cfg)
     noise = latent_noise({"samples": samples}, seed)
     guider.sample(
         noise,
@@ -197,7 +199,18 @@ def measured_schedule(
         return sigmas, None, measured
     weights = rounded(measured.coefficients.weights)
     coefficients = Coefficients(tuple(sigmas.tolist()), weights, measured.coefficients.guided)
-    return sigmas, Recipe(coefficients, kind(model.model), float(cfg)), measured
+    return (
+        sigmas,
+        Recipe(coefficients, kind(model.model), cfg if isinstance(cfg, str) else float(cfg)),
+        measured,
+    )
+
+
+def plain_sampler(sampler_name: str, order: int) -> comfy.samplers.KSAMPLER:
+    """SAMPLER of a schedule's choice, without coefficients."""
+    if sampler_name == "dpmpp_2m":
+        return comfy.samplers.sampler_object(sampler_name)
+    return ddim_sampler(order=order if sampler_name == "DDIM" else 1)
 
 
 def as_sigmas(levels):

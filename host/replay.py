@@ -6,6 +6,7 @@ import comfy.sampler_helpers
 import comfy.samplers
 
 from ..ddim import invert
+from . import latents
 from .loop import model_calls
 from .model import Start, alphas, check_sigmas
 from .travel import SamplerFunction
@@ -31,6 +32,8 @@ def held_to_the_record(replay, strength, start=0.0, end=1.0, mask=None):
         raise ValueError(f"strength is {strength}; it must lie between 0 (free) and 1 (the recorded picture)")
     if not 0.0 <= start <= end <= 1.0:
         raise ValueError(f"start is {start} and end {end}; they must lie between 0 and 1, start below end")
+    if mask is not None:
+        latents.check_mask("mask", mask)
     options = {"strength": strength, "start": start, "end": end, "mask": mask}
     return comfy.samplers.KSAMPLER(sample_replay, replay.extra_options | options)
 

@@ -52,10 +52,8 @@ class Options(Travels):
         within("eta", self.eta, 0, 1)
         within("eta_start", self.eta_start, 0, 1)
         within("eta_end", self.eta_end, self.eta_start, 1)
-        if self.mask is not None and not (0 <= self.mask.min() and self.mask.max() <= 1):
-            raise ValueError(
-                f"mask holds values from {self.mask.min():g} to {self.mask.max():g}; allowed are 0 to 1"
-            )
+        if self.mask is not None:
+            latents.check_mask("mask", self.mask)
         PLMS(self.order)
         allowed("clip", self.clip, solve.CLIPS)
         within("clip_range", self.clip_range, 0.01)

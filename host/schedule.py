@@ -133,8 +133,9 @@ def sigmas_of_times(sampling, times):
     """The noise levels at which the network is told these times: 1000 sigma on flow models, else timesteps
     with fractions."""
     flow = alphas(sampling, [1.0]) == [0.0]
+    top = 1000 if flow else float(sampling.timestep(sampling.sigma_max))
     for time in times:
-        within("timesteps: a time", time, 0, 1000 if flow else len(table(sampling)) - 1)
+        within("timesteps: a time", time, 0, top)
     return [time / 1000 if flow else float(sampling.sigma(torch.tensor(time))) for time in times]
 
 

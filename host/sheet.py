@@ -64,8 +64,11 @@ def save(images):
     """Write pictures (N, H, W, C) to the server's temporary folder for the page; their files' names.
 
     The same picture gives the same name, and is written once. JPEG, whole and at most SMALL pixels wide and
-    high: a PNG takes twenty times as long, and none of them is kept. Raises ValueError for NaN and infinity.
+    high: a PNG takes twenty times as long, and none of them is kept. Raises ValueError for NaN and infinity,
+    and for pictures without a pixel.
     """
+    if 0 in images.shape[1:]:
+        raise ValueError(f"images holds no pixels: its shape is {tuple(images.shape)}.")
     if not torch.isfinite(images).all():
         raise ValueError("images holds NaN or infinite values; the node that made them went wrong.")
     folder = Path(folder_paths.get_temp_directory())
@@ -73,9 +76,9 @@ def save(images):
     progress, files = comfy.utils.ProgressBar(len(images)), []
     for image in images:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        pixels = numpy.clip(image.cpu().numpy() * 255, 0, 255).round().astype(numpy.uint8)
+        pixels = numpy.clip(image.cpu().float().numpy() * 255, 0, 255).round().astype(numpy.uint8)
         name = f"ddim_sheet_{hashlib.sha256(pixels.tobytes()).hexdigest()[:24]}"
-        picture = Image.fromarray(pixels.squeeze()).convert("RGB")
+        picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         small = picture.copy()
         small.thumbnail((SMALL, SMALL), reducing_gap=2.0)
         for file, pixels in ((f"{name}.jpg", picture), (f"{name}_small.jpg", small)):

@@ -7,7 +7,6 @@ from comfy_api.latest import io, ui
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..host import measured, probe
-from ..host.sampler import ddim_sampler
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
@@ -129,6 +128,15 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     )
                     for name in ("positive_2", "positive_3", "positive_4")
                 ),
+                io.Guider.Input(
+                    "guider",
+                    optional=True,
+                    tooltip=(
+                        "Measured as it is, with its own model, prompts and guidance, in place of those"
+                        " above. The difference that guidance makes serves as a coefficient only where it is"
+                        " a plain CFGGuider."
+                    ),
+                ),
             ],
             outputs=[
                 io.Sigmas.Output(
@@ -172,6 +180,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         positive_2=None,
         positive_3=None,
         positive_4=None,
+        guider=None,
     ):
         begun = time.perf_counter()
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
@@ -189,13 +198,15 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             order=order,
             sampler_name=sampler_name,
             criterion=criterion,
+            guider=guider,
         )
         pictures = f"{probe_images} picture{'s' if probe_images > 1 else ''}"
-        if len(prompts) > 1:
+        if guider is None and len(prompts) > 1:
             pictures += f" of each of {len(prompts)} prompts"
-        text = report(found, f"{pictures} at cfg {cfg:g}", time.perf_counter() - begun)
+        at = f"at cfg {cfg:g}" if guider is None else f"with {type(guider).__name__}"
+        text = report(found, f"{pictures} {at}", time.perf_counter() - begun)
         if recipe is None:
-            sampler = ddim_sampler(order=order if sampler_name == "DDIM" else 1)
+            sampler = probe.plain_sampler(sampler_name, order)
             written = measured.sigmas_text(sigmas)
         else:
             sampler, written = measured.measured_sampler(recipe), measured.recipe_text(recipe)

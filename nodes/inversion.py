@@ -287,7 +287,7 @@ class DDIMReplayStrength(io.ComfyNode):
                 io.Sampler.Input("replay", tooltip="The output replay of DDIM Inversion."),
                 io.Float.Input(
                     "strength",
-                    default=0.25,
+                    default=0.05,
                     min=0.0,
                     max=1.0,
                     step=0.01,
@@ -311,10 +311,7 @@ class DDIMReplayStrength(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip=(
-                        "The part of the recorded steps after which it ends. Below 1, the last steps are free"
-                        " to put right what mixing has blurred."
-                    ),
+                    tooltip="The part of the recorded steps after which it ends; the last ones are free.",
                 ),
                 io.Mask.Input(
                     "mask",

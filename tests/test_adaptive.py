@@ -6,7 +6,6 @@ import math
 from functools import partial
 from inspect import signature
 
-import analytic
 import comfy.latent_formats
 import comfy.sample
 import comfy.samplers
@@ -15,6 +14,7 @@ import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_easycache
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.measured import schedule as measuring
 from ddim_toolkit.ddim.measured.coefficients import RIDGE, Coefficients, Fit, Measured
 from ddim_toolkit.ddim.measured.reference import Reference, integrals, reference_run
@@ -23,9 +23,10 @@ from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
 from ddim_toolkit.host.noise import latent_noise
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
+from helpers import empty
 
 TOP, BOTTOM, SPREAD = 10.0, 0.05, 0.5
-EMPTY = {"samples": torch.zeros(1, 4, 8, 8)}
+EMPTY = empty()
 C = analytic.CONDITIONING
 
 
@@ -128,7 +129,9 @@ def test_a_paths_error_is_the_sum_of_its_jumps():
     ref = reference(12)
     errors, path, sigma = measuring.jump_errors(ref), [0, 3, 5, 8], levels(12)
     jumps = sum(float(errors[0, a, b]) for a, b in itertools.pairwise([*path, 12]))
-    assert measuring.path_error(ref, [*(sigma[k] for k in path), 0.0]) == pytest.approx(jumps, rel=1e-5)
+    assert measuring.path_error(ref, PLMS(), [*(sigma[k] for k in path), 0.0]) == pytest.approx(
+        jumps, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("order, name", [(1, "euler"), (3, "ipndm"), (None, "dpmpp_2m")])
@@ -259,8 +262,8 @@ def test_without_refinement_the_schedule_is_the_path_of_dynamic_programming():
 @pytest.mark.parametrize("name, order, images", [("DDIM", 1, 4), ("dpmpp_2m", 2, 16), ("measured", 1, 16)])
 @pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW])
 def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind, name, order, images):
-    """The measured sampler than euler and dpmpp_2m on all of the host's schedules, and the schedule alone not
-    worse than the best of them for the sampler that it was made for."""
+    """The measured sampler than euler and dpmpp_2m on all of the host's schedules, and the schedule alone
+    than the best of them for the sampler that it was made for."""
     model = analytic.model(kind, analytic.four_modes())
     samples = torch.zeros(24, 4, 8, 8)
     noise = comfy.sample.prepare_noise(samples, 1000)
@@ -290,9 +293,16 @@ def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind, nam
     assert (found.calls - 64) % 8 == 0 and found.calls <= 64 + 8 * 8
     if name != "measured":
         used = "euler" if name == "DDIM" else name
-        assert error(sigmas, comfy.samplers.sampler_object(used)) < 1.001 * host[used]
+        known = probe.host_schedules(sampling, 8)
+        ours = error(sigmas, comfy.samplers.sampler_object(used))
+        if found.source in known:  # then it is the best of them, to the six digits that are written
+            torch.testing.assert_close(sigmas, torch.tensor(known[found.source]), rtol=1e-5, atol=0)
+            torch.testing.assert_close(ours, host[used], rtol=1e-3, atol=0)
+        else:
+            assert ours < host[used]
     if images == 16:  # four pictures of a mixture do not show its every mode
-        assert error(sigmas, measured.measured_sampler(recipe)) < min(host.values())
+        given = measured.measured_sampler(recipe) if recipe else probe.plain_sampler(name, order)
+        assert error(sigmas, given) < min(host.values())
 
 
 def test_errors_are_those_of_the_latent(monkeypatch):
@@ -347,6 +357,32 @@ def test_node():
     other = execute(model, order=2, sampler_name="dpmpp_2m")
     assert not torch.equal(other[0], sigmas)
     assert "2 pictures of each of 3 prompts" in execute(model, positive_2=C, positive_4=C)[2]
+
+
+def test_a_guider_is_measured_as_it_is():
+    """A CFGGuider as the inputs in its place; a guider of another kind without the guidance difference."""
+    model = analytic.model(ModelType.FLOW, analytic.four_modes())
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(C, C)
+    guider.set_cfg(2.0)
+    sigmas, text, report, _ = execute(None, cfg=9.0, guider=guider)
+    wanted = execute(model)
+    assert torch.equal(sigmas, wanted[0]) and text == wanted[1] and "with CFGGuider" in report
+
+    class Halved(comfy.samplers.CFGGuider):
+        def predict_noise(self, *args, **kwargs):
+            return super().predict_noise(*args, **kwargs)
+
+    other = Halved(model)
+    other.set_conds(C, C)
+    sigmas, text, _, used = execute(None, cfg=2.0, guider=other, sampler_name="measured")
+    assert "cfg Halved, check" in text and used.extra_options["recipe"].coefficients.guided is False
+    read = measured.read(text.split("\n", 1)[1], sigmas)
+    assert read == used.extra_options["recipe"]
+    noise, empty = latent_noise(EMPTY, 3), EMPTY["samples"]
+    assert other.sample(noise, empty, used, sigmas, disable_pbar=True, seed=3).isfinite().all()
+    with pytest.raises(ValueError, match="cfg: the sampler was measured at Halved; this run's is CFGGuider"):
+        guider.sample(noise, empty, used, sigmas, disable_pbar=True, seed=3)
 
 
 def test_where_nothing_is_gained_the_sampler_is_plain_and_the_report_says_so():
@@ -431,7 +467,7 @@ def test_the_search_asks_for_a_cancel_in_every_block_level_and_jump(extrapolated
     ref, asked = Reference(levels(count), list(x), list(x)), []
     errors = measuring.jump_errors(ref, extrapolated, lambda: asked.append("jumps"))
     measuring.shortest_paths(errors, count, lambda: asked.append("paths"))
-    measuring.path_error(ref, [*levels(count), 0.0], lambda: asked.append("path"))
+    measuring.path_error(ref, PLMS(), [*levels(count), 0.0], lambda: asked.append("path"))
     blocks = 3 + (count - 1 if extrapolated else 0)
     assert [asked.count(each) for each in ("jumps", "paths", "path")] == [blocks, count, count]
 

@@ -1,10 +1,10 @@
 """A run that stops part of the way, is picked from a batch, and goes on, as in draft_that_continues.json."""
 
-import analytic
 import pytest
 import torch
 from comfy.model_base import ModelType
 from comfy_extras.nodes_custom_sampler import SamplerCustom, SplitSigmas
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.nodes.drafting import DDIMContactSheet
 from ddim_toolkit.nodes.sampling import DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler

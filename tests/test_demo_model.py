@@ -20,15 +20,12 @@ from ddim_toolkit.demo.training.captions import vary
 from ddim_toolkit.demo.training.data import is_held_out
 from ddim_toolkit.demo.training.evaluate import FULL, SHORT, spread
 from ddim_toolkit.demo.training.pace import Pace, rate
+from helpers import encode
 from safetensors import safe_open
 
 import nodes
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"
-
-
-def encode(clip, text):
-    return nodes.CLIPTextEncode().encode(clip, text)[0]
 
 
 def latents(shipped, positive, count=1, seed=0, steps=8, size=128):

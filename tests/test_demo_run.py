@@ -7,18 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folder_paths
 import numpy as np
 import pytest
 from conftest import ROOT
 from ddim_toolkit import nodes
 from ddim_toolkit.runner import demo, gallery
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError
+from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import to_prompt
+from helpers import HERE
 from PIL import Image
-
-HERE = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
 
 
 @pytest.fixture(scope="module")

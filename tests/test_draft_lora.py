@@ -3,7 +3,6 @@
 import copy
 from functools import partial
 
-import analytic
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -12,11 +11,13 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_train
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import distill, solve
 from ddim_toolkit.host import draft_lora, sampler, schedule
 from ddim_toolkit.host.adapters import Student
 from ddim_toolkit.host.model import alphas, model_sampling
 from ddim_toolkit.nodes.training import DDIMDraftLoRA
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import nodes
 
@@ -193,6 +194,21 @@ def test_going_on_begins_where_the_earlier_lora_was(parts, lesson):
     for key, value in lesson[0].items():
         assert (on[0][key] - value).abs().max() < 1e-6
     assert on[1]["loss"][0] < 0.8 * trained(parts, rounds=1, seed=9)[1]["loss"][0]
+
+
+def test_the_lora_is_the_average_of_its_rounds(parts):
+    rounds = []
+
+    def keep(optimizer, *_):
+        rounds.append([weight.detach().clone() for weight in optimizer.param_groups[0]["params"]])
+
+    hook = register_optimizer_step_post_hook(keep)
+    lora = trained(parts, rounds=3)[0]
+    hook.remove()
+    found = [value for name, value in lora.items() if not name.endswith(".alpha")]
+    for value, first, second, third in zip(found, *rounds, strict=True):
+        after_two = first / 11 + second * 10 / 11
+        assert torch.allclose(value, after_two * 2 / 12 + third * 10 / 12, atol=1e-6)
 
 
 def test_checkpointing_changes_memory_alone(parts):

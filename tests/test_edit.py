@@ -3,12 +3,12 @@
 import itertools
 from math import sqrt
 
-import analytic
 import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import edit as engine
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import edit, inversion, schedule, verdict
@@ -214,6 +214,7 @@ def test_levels_are_inserted_where_guidance_folds():
     for i, (state, after) in enumerate(itertools.pairwise(finer.run.states)):
         step = finer.sigmas[i : i + 2]
         reached = guider.sample(torch.zeros_like(state), state, euler, step, disable_pbar=True)
+        # beside the fold the last step of the solver, which is not measured, leaves 3e-5; elsewhere 2e-6
         assert rmse(reached, after) < 1e-4 * (1 + step[0] ** 2) ** 0.5
 
 

@@ -3,19 +3,19 @@
 import pickle
 from math import sqrt
 
-import analytic
 import comfy.sample
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import solve
 from ddim_toolkit.host import sampler, schedule
 from ddim_toolkit.host.model import alphas, model_sampling
 from ddim_toolkit.host.sampler import Options
 from ddim_toolkit.nodes.sampling import DDIMSampler
 from diffusers import TCDScheduler
+from helpers import KINDS
 
-KINDS = [ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]
 C = analytic.CONDITIONING
 
 

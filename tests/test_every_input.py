@@ -2,15 +2,13 @@
 numbers or an error that names the input."""
 
 import math
-import sys
-from pathlib import Path
 
-import folder_paths
 import graphs
 import pytest
 from comfy_api.latest import io
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError, this_pack_alone
+from ddim_toolkit.runner.comfyui import RunError, this_pack_alone
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
@@ -33,7 +31,7 @@ WIDGETS = (io.Float.Input, io.Int.Input, io.String.Input, io.Boolean.Input, io.C
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with Server(comfyui, tmp_path_factory.mktemp("output"), this_pack_alone(comfyui.folder)) as running:
         yield running
 
@@ -44,9 +42,13 @@ class Work(graphs.Graph):
     def __init__(self, name, widgets):
         super().__init__(size=64)
         schema = NODES[name].GET_SCHEMA()
+        self.cfg, self.own_sigmas = widgets.get("cfg", 1.0), None
         links = {each.id: self.link(each) for each in schema.inputs if not isinstance(each, WIDGETS)}
         inputs = {key: link for key, link in links.items() if link is not None}
         node = self.node(name, "work", **inputs, **widgets)
+        kinds = [output.io_type for output in schema.outputs]
+        if "SIGMAS" in kinds:  # a sampler of the same node may be for them alone
+            self.own_sigmas = node.out(kinds.index("SIGMAS"))
         for k, output in enumerate(schema.outputs):
             self.show(output.io_type, node.out(k), f"output {k}")
 
@@ -73,7 +75,8 @@ class Work(graphs.Graph):
         if kind == "NOISE":
             value = self.node("DDIMLatentFromNoise", noise=value, latent_image=self.empty()).out(0)
         elif kind == "SAMPLER":
-            value = self.advanced(f"run of {name}", self.noise(1), value, self.sigmas(2), self.empty())
+            sigmas = self.own_sigmas or self.sigmas(2)
+            value = self.advanced(f"run of {name}", self.noise(1), value, sigmas, self.empty(), self.cfg)
         elif kind != "LATENT":
             self.node("PreviewAny", name, source=value)
             return

@@ -2,8 +2,6 @@
 
 import io
 import json
-import sys
-from pathlib import Path
 
 import folder_paths
 import numpy as np
@@ -11,9 +9,9 @@ import pytest
 from conftest import ROOT
 from ddim_toolkit.demo import pictures as demo_pictures
 from ddim_toolkit.runner import gallery
-from ddim_toolkit.runner.comfyui import ComfyUI
 from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
+from helpers import HERE
 from PIL import Image
 
 # The thumbnails are drawn with all that the files say; here the graph is what is tested.
@@ -23,7 +21,7 @@ EVERY = pytest.mark.parametrize("name", gallery.names())
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
         yield running
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import analytic
 import comfy.sample
 import pytest
 import torch
@@ -13,6 +12,7 @@ from comfy.model_base import ModelType
 from comfy_api.latest import io
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from conftest import ROOT
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
 from ddim_toolkit.host import routes, sampler, schedule
@@ -158,6 +158,11 @@ def test_nan_in_the_noise_of_another_node():
 def test_written_lists(text, words):
     with pytest.raises(ValueError, match=words):
         DDIMCustomSchedule.execute(MODEL, text)
+
+
+def test_times_of_an_edm_model_lie_in_its_own_range():
+    with pytest.raises(ValueError, match="timesteps: a time is 937.5; allowed are 0 to 1"):
+        DDIMCustomSchedule.execute(analytic.model(ModelType.EDM), "937.5, 0.5")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,7 @@ known: the same run in this process, whose weights were rounded by hand.
 """
 
 import io
-import sys
-from pathlib import Path
 
-import folder_paths
 import graphs
 import numpy as np
 import pytest
@@ -18,12 +15,12 @@ from ddim_toolkit.demo import model as demo_model
 from ddim_toolkit.host import schedule
 from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.sampling import DDIMKSampler
-from ddim_toolkit.runner.comfyui import ComfyUI, device_arguments, this_pack_alone
+from ddim_toolkit.runner.comfyui import device_arguments, this_pack_alone
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from PIL import Image
 from safetensors.torch import load
 
-HERE = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
 ACCELERATOR = device_arguments(HERE.python) == []
 STEPS, SEED, SIZE = 8, 5, 64
 SAMPLING = dict(steps=STEPS, eta=0.5)

@@ -2,21 +2,22 @@
 
 import itertools
 
-import analytic
 import comfy.nested_tensor
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import grid
 from ddim_toolkit.host.sampler import ddim_sampler, run
 from ddim_toolkit.host.schedule import stride_sigmas
 from ddim_toolkit.nodes.grid import DDIMDialGrid
 from ddim_toolkit.nodes.sampling import DDIMKSampler
+from helpers import empty
 from test_cancel import Calls
 
 C = analytic.CONDITIONING
 MODEL = analytic.model(ModelType.V_PREDICTION, analytic.four_modes(), 0.3)
-EMPTY = {"samples": torch.zeros(1, 4, 8, 8)}
+EMPTY = empty()
 OWN = {"seed": 5, "steps": 4, "cfg": 2.0, "eta": 0.3, "stride": "trailing"}
 
 
@@ -148,6 +149,19 @@ def test_what_is_refused_is_named(dials, words):
     with pytest.raises(ValueError, match=words):
         drawn(*dials, model=counted.watching(MODEL))
     assert counted.count == 0
+
+
+@pytest.mark.parametrize("denoise", [1.0, 0.0])
+@pytest.mark.parametrize(
+    "latent, words",
+    [
+        ({"samples": torch.zeros(0, 4, 8, 8)}, "latent_image is empty"),
+        ({"samples": torch.full((1, 4, 8, 8), torch.nan)}, "latent_image holds NaN"),
+    ],
+)
+def test_a_latent_that_holds_nothing_is_named(latent, words, denoise):
+    with pytest.raises(ValueError, match=words):
+        drawn("eta", "0", "steps", "1", latent=latent, denoise=denoise)
 
 
 def test_the_progress_is_that_of_the_whole_grid(monkeypatch):

@@ -1,24 +1,16 @@
 """In-app help and translations: complete, and true to the nodes."""
 
-import asyncio
 import json
-import sys
 
 import pytest
 from conftest import ROOT
+from helpers import all_nodes
 
 DOCS = ROOT / "js" / "docs"
 LOCALE = ROOT / "locales" / "en"
 
 
-def all_nodes():
-    extension = asyncio.run(sys.modules["ddim_toolkit"].comfy_entrypoint())
-    return {
-        node.GET_SCHEMA().node_id: node.GET_NODE_INFO_V1() for node in asyncio.run(extension.get_node_list())
-    }
-
-
-NODES = all_nodes()
+NODES = {name: node.GET_NODE_INFO_V1() for name, node in all_nodes().items()}
 
 
 def inputs(info):

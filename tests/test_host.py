@@ -15,12 +15,9 @@ import torch
 from ddim_toolkit.host import routes, sampler, schedule
 from ddim_toolkit.host.model import alphas, model_sampling
 from ddim_toolkit.nodes.sampling import DDIMKSampler
+from helpers import empty, encode
 
 import nodes
-
-
-def encode(clip, text):
-    return nodes.CLIPTextEncode().encode(clip, text)[0]
 
 
 def both(model, positive, negative, latent, denoise=1.0, steps=4):
@@ -42,12 +39,12 @@ def prompts(shipped):
     return encode(shipped[1], "red heart"), encode(shipped[1], "")
 
 
-EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}
+EMPTY = empty(16)
 
 
 def test_the_kind_of_model_tells_alpha(shipped):
-    import analytic
     from comfy.model_base import ModelType
+    from ddim_toolkit.bench import analytic
 
     assert alphas(model_sampling(shipped[0]), [14.0, 1.0, 0.0]) == [1.0, 1.0, 1.0]
     flow = alphas(model_sampling(analytic.model(ModelType.FLOW)), [1.0, 0.75, 0.0])
@@ -55,8 +52,8 @@ def test_the_kind_of_model_tells_alpha(shipped):
 
 
 def test_noise_levels_find_their_rows_as_the_hosts_timestep_does(shipped):
-    import analytic
     from comfy.model_base import ModelType
+    from ddim_toolkit.bench import analytic
 
     for model, above in ((shipped[0], 0), (analytic.model(ModelType.FLOW), 1)):  # flow's first row is t = 1
         sampling = model_sampling(model)
@@ -131,8 +128,8 @@ def test_controlnet(shipped, prompts):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_models_keep_a_float32_state(dtype):
-    import analytic
     from comfy.model_base import ModelType
+    from ddim_toolkit.bench import analytic
 
     model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.3)
     model.model.manual_cast_dtype = dtype

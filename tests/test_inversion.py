@@ -4,7 +4,6 @@ maps."""
 import itertools
 import pickle
 
-import analytic
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.nested_tensor
@@ -13,12 +12,13 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import anderson, invert
 from ddim_toolkit.host import inversion, sampler, schedule, verdict
 from diffusers import DDIMInverseScheduler, DDIMScheduler
+from helpers import KINDS, rmse
 from test_stride import SD
 
-KINDS = [ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]
 BOUND = {10: 1e-4, 20: 1e-4, 50: 1e-5}
 C = analytic.CONDITIONING
 SHAPE = (4, 8, 8)
@@ -62,12 +62,6 @@ def guider(model):
 
 def found(model, pictures, sigmas, **options):
     return inversion.invert_latent(guider(model), {"samples": pictures}, sigmas, **options)
-
-
-def rmse(a, b):
-    """Of the worst picture."""
-    assert torch.isfinite(a).all()
-    return (a - b).double().flatten(1).square().mean(1).sqrt().max().item()
 
 
 @pytest.mark.parametrize("steps", BOUND)

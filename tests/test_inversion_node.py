@@ -4,34 +4,26 @@ on."""
 import asyncio
 import json
 
-import analytic
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
 from conftest import ROOT
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.training import data
 from ddim_toolkit.host import inversion, schedule
 from ddim_toolkit.nodes import DDIMToolkit
 from ddim_toolkit.nodes.demo import DDIMDemoPicture
 from ddim_toolkit.nodes.inversion import DDIMInversion
+from helpers import encode, rmse
 
 BOUND = {10: 1e-4, 20: 1e-4, 50: 1e-5}
-
-
-def encode(clip, text):
-    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 def advanced(model, positive, negative, cfg, noise, with_sampler, sigmas, latent):
     guider = core.CFGGuider.execute(model, positive, negative, cfg).args[0]
     return core.SamplerCustomAdvanced.execute(noise, guider, with_sampler, sigmas, latent).args[0]["samples"]
-
-
-def rmse(a, b):
-    assert torch.isfinite(a).all()
-    return (a - b).double().flatten(1).square().mean(1).sqrt().max().item()
 
 
 @pytest.fixture(scope="module")

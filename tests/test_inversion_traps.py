@@ -3,7 +3,6 @@ along the run, models that do not answer alike twice."""
 
 import math
 
-import analytic
 import comfy.hooks
 import comfy.samplers
 import pytest
@@ -11,8 +10,9 @@ import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_apg, nodes_differential_diffusion, nodes_easycache, nodes_perpneg
 from comfy_extras import nodes_custom_sampler as core
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.host import inversion, sampler, schedule, verdict
+from ddim_toolkit.host import inversion, latents, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record
 from test_inversion import KINDS, found, guider, mixture, rmse, sample, sigmas_of
 from test_inversion_node import encode
@@ -33,7 +33,9 @@ def test_a_soft_mask_returns_the_picture(kind, mask):
     sigmas = sigmas_of(model, 10)
     result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
     assert result.unsettled <= 1e-5
-    assert rmse(sample(model, result.noise, given, sigmas, EULER, mask), given) < 1e-4
+    back = rmse(sample(model, result.noise, given, sigmas, EULER, mask), given)
+    worst = max(map(max, result.run.errors))  # on eps the random mask leaves one step at 5e-5
+    assert worst < 1e-4 and back < 1.5 * max(1e-5, worst)
 
 
 def test_a_mask_that_grows_along_the_run_returns_the_picture():
@@ -70,6 +72,8 @@ def test_noise_is_not_taken_for_a_picture():
     result = found(model, given, sigmas)
     with pytest.raises(ValueError, match="latent_image is the noise that an inversion found"):
         inversion.invert_latent(guider(model), result.latent, sigmas)
+    with pytest.raises(ValueError, match="latent_image is the noise that an inversion found"):
+        inversion.invert_latent(guider(model), latents.take(result.latent, [len(given) - 1] * 3), sigmas)
     again = result.latent | {"samples": given}  # as a sampler hands the other keys on
     assert inversion.invert_latent(guider(model), again, sigmas, measure=True).round_trip < 1e-4
 
@@ -178,6 +182,19 @@ def test_latents_that_do_not_fit_are_named(latent, words):
     model, _ = mixture()
     with pytest.raises(ValueError, match=words):
         found(model, latent, sigmas_of(model, 5))
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.full((1, 8, 8), math.nan), torch.zeros(0, 8, 8)], ids=["NaN", "empty"]
+)
+def test_a_mask_that_holds_nothing_is_named(mask):
+    model, given = mixture()
+    with pytest.raises(ValueError, match="latent_image: its noise_mask is empty, or holds NaN"):
+        masked = {"samples": given, "noise_mask": mask}
+        inversion.invert_latent(guider(model), masked, sigmas_of(model, 5))
+    replay = found(model, given, sigmas_of(model, 5)).replay
+    with pytest.raises(ValueError, match="mask (is empty|holds values from nan)"):
+        held_to_the_record(replay, 0.5, mask=mask)
 
 
 def test_the_dial_of_a_replay():

@@ -4,12 +4,12 @@ import itertools
 import pickle
 from types import SimpleNamespace
 
-import analytic
 import comfy.sample
 import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
 from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling
@@ -317,6 +317,7 @@ def test_a_list_without_coefficients_gives_plain_ddim():
         (lambda text: text[:-9], "damaged: 6 steps without guidance have 21 weights, not 20"),
         (lambda text: text[:-2], "do not fit their check"),
         (lambda text: text.replace("coefficients 1", "coefficients 2"), "coefficients of version 2"),
+        (lambda text: text.replace("coefficients 1", "coefficients " + "1" * 5000), "the line .* is damaged"),
         (lambda text: text.replace(", check", ""), "the line 'coefficients 1 for BaseModel EPS, cfg 1.0"),
         (lambda text: text.replace("cfg 1.0", "cfg 4.0"), "damaged: 6 steps under guidance have 32"),
         (lambda text: text.rpartition(" ")[0] + " x", "damaged: could not convert string to float: 'x'"),

@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import analytic
 import comfy.sample
 import comfy.samplers
 import folder_paths
@@ -19,6 +18,7 @@ import torch
 from comfy.model_base import ModelType
 from comfy_api.latest import io
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import latents, noise_files, schedule
 from ddim_toolkit.host.noise import HeldNoise
 from ddim_toolkit.nodes.inversion import DDIMInversion

@@ -9,10 +9,11 @@ from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMNoiseInterpolation, DDIMSaveNoise
 from ddim_toolkit.nodes.sampling import DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
+from helpers import empty
 
 from nodes import LatentFromBatch
 
-EMPTY = {"samples": torch.zeros(1, 4, 16, 16)}
+EMPTY = empty(16)
 FRAMES = 12
 
 

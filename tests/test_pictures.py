@@ -2,12 +2,12 @@
 
 import math
 
-import analytic
 import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
 from comfy_extras import nodes_custom_sampler as core
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.drawing import pen, schedules
 from ddim_toolkit.host import schedule, trajectory
 from ddim_toolkit.host.model import model_sampling

@@ -1,9 +1,9 @@
 """The lists of distilled models against those who publish them, and times with fractions against the host."""
 
-import analytic
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.published import PUBLISHED
 from ddim_toolkit.host import routes
 from ddim_toolkit.host.model import model_sampling

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import aiohttp
-import folder_paths
 import graphs
 import psutil
 import pytest
 import torch
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError, this_pack_alone
+from ddim_toolkit.runner.comfyui import RunError, this_pack_alone
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from safetensors.torch import load
 
 # (prompt, steps of the run that is cancelled, model calls after which it is): far from its end, wherever the
@@ -42,7 +40,7 @@ def server(tmp_path_factory):
     """With previews, as on the page, and the cache of 0.3.75, which newer hosts want to be asked for: that of
     the last prompt alone. Memory that it frees goes back to the system at once, where its C library is glibc.
     """
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb", "--cache-classic"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):

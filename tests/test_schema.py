@@ -1,15 +1,14 @@
 """The promise to workflow files: ids, inputs in order, types, defaults, options and outputs never change,
 they only grow."""
 
-import asyncio
 import dataclasses
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from comfy_api.latest import io
+from helpers import all_nodes
 
 from nodes import KSampler
 
@@ -35,11 +34,6 @@ def describe(node):
         "inputs": inputs,
         "outputs": list(map(list, zip(info["output_name"], info["output"], strict=True))),
     }
-
-
-def all_nodes():
-    extension = asyncio.run(sys.modules["ddim_toolkit"].comfy_entrypoint())
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(extension.get_node_list())}
 
 
 NODES = all_nodes()

@@ -1,10 +1,7 @@
 """Draft, pick, finish: what the contact sheet passes on, and that a picked draft's final is its own."""
 
 import pickle
-import sys
-from pathlib import Path
 
-import analytic
 import comfy.nested_tensor
 import folder_paths
 import graphs
@@ -12,12 +9,14 @@ import pytest
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from comfy_extras.nodes_custom_sampler import CFGGuider, Noise_RandomNoise, SamplerCustomAdvanced
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import sheet
 from ddim_toolkit.nodes.drafting import DDIMContactSheet, DDIMSeed
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
-from ddim_toolkit.runner.comfyui import ComfyUI, RunError
+from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.server import Server
+from helpers import HERE
 from safetensors.torch import load
 
 from nodes import KSampler, LatentFromBatch
@@ -104,6 +103,17 @@ def test_bad_pictures():
         DDIMContactSheet.execute(pictures(8), "", 0, {"samples": torch.zeros(4, 4, 8, 8)})
     with pytest.raises(ValueError, match="images holds NaN"):
         DDIMContactSheet.execute(pictures(8) * float("nan"), "", 0)
+    with pytest.raises(ValueError, match="images holds no pixels"):
+        DDIMContactSheet.execute(torch.zeros(2, 0, 8, 3), "", 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 3), (8, 1, 3), (1, 1, 3), (8, 8, 1), (8, 8, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_of_any_shape_and_dtype_keep_their_size(temporary, shape, dtype):
+    from PIL import Image
+
+    sheet = DDIMContactSheet.execute(torch.rand(1, *shape).to(dtype), "", 0).ui["ddim_sheet"][0]
+    assert Image.open(temporary / sheet["pictures"][0]["filename"]).size == (shape[1], shape[0])
 
 
 def test_files_are_the_pictures_and_written_once(temporary):
@@ -223,7 +233,7 @@ def test_video_of_a_pick(final):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
         yield running
 

@@ -3,7 +3,6 @@
 import pickle
 from types import SimpleNamespace
 
-import analytic
 import comfy.k_diffusion.sampling
 import comfy.model_management
 import comfy.nested_tensor
@@ -12,13 +11,14 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.model_base import ModelType
+from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import inversion, sampler, schedule, trajectory
 from ddim_toolkit.host.noise import batch_noise
 from diffusers import DDIMScheduler
+from helpers import KINDS
 from test_stride import SD
 from torch.utils._python_dispatch import TorchDispatchMode
 
-KINDS = [ModelType.EPS, ModelType.V_PREDICTION, ModelType.EDM, ModelType.FLOW]
 C = analytic.CONDITIONING
 
 

@@ -13,7 +13,8 @@ import folder_paths
 import pytest
 import torch
 from conftest import ROOT, TESTS
-from ddim_toolkit.host import inversion, noise, sampler, schedule
+from ddim_toolkit.ddim.measured.coefficients import Coefficients
+from ddim_toolkit.host import inversion, measured, noise, sampler, schedule
 
 COMFYUI = Path(folder_paths.__file__).parent
 
@@ -27,6 +28,14 @@ def host_noise(seed):
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name].Noise_RandomNoise(seed)
+
+
+def recipe(model, sigmas):
+    """Coefficients of four steps, under the guidance with which `elsewhere` samples."""
+    weights = tuple((1.0, *[0.02] * (count - 1)) for count in (3, 5, 6, 6))
+    return measured.Recipe(
+        Coefficients(tuple(sigmas.tolist()), weights, True), measured.kind(model.model), 2.0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,11 @@ def values(shipped):
         "samplers": {
             "ddim": sampler.ddim_sampler(eta=0.5, variance="large"),
             "plms": sampler.ddim_sampler(order=3),
+            "masked": sampler.ddim_sampler(
+                eta=1.0, variance="trajectory", eta_end=0.5, mask=torch.ones(1, 8, 8) / 2
+            ),
             "replay": found.replay,
+            "measured": measured.measured_sampler(recipe(model, sigmas)),
         },
         "noises": {
             "seed": noise.SeedNoise(3),

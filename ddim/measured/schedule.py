@@ -12,13 +12,12 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 
 from .. import solve
-from ..multistep import Solver
+from ..multistep import PLMS, Solver
 from .coefficients import Coefficients, Fit, Guidance
 from .reference import Denoise, Reference, Seen, reference_run
 
@@ -27,7 +26,9 @@ WORTH = 0.98  # a gain of less than this over the plain sampler is none
 ELEMENTS = 65536  # of all pictures together: a mean over these, drawn at random, stands for that of all
 BLOCK = 4096  # elements of a product at once: what bounds its memory, and the wait for a cancel
 
-Run = Callable[[Denoise, torch.Tensor, list[float]], torch.Tensor]  # (denoise, x, sigmas) -> x at their end
+LEAP = 2.0  # of its steps, how far dpmpp_2m extrapolates: beyond, it blows up what differs in other pictures
+STARTS = 3  # schedules tried before the best of them is refined
+NUDGE = 1e-3  # of log sigma, for differences
 Interrupt = Callable[[], None]  # asked again and again where no model call comes; raises to end the work
 
 
@@ -60,7 +61,7 @@ class Trials:
     def __init__(self, denoise: Denoise, x: torch.Tensor, seen: Seen, levels: list[float]):
         chosen = torch.randperm(seen(x)[0].numel(), generator=torch.Generator().manual_seed(0))
         kept = chosen[: max(ELEMENTS // len(x), 1024)].sort().values.to(x.device)
-        self.denoise, self.x, self.calls = denoise, x, 0
+        self.denoise, self.x, self.calls, self.runs = denoise, x, 0, 0
         self.kept = lambda x: seen(x).flatten(1)[:, kept].float().cpu()  # (B, ...) -> (B, E)
         self.reference = reference_run(self, x, levels, self.kept)
 
@@ -68,15 +69,24 @@ class Trials:
         self.calls += 1
         return self.denoise(x, sigma)
 
-    def error(self, sampler: Run, sigmas: list[float]) -> float:
-        error = self.kept(sampler(self, self.x, sigmas)) - self.reference.end
-        return float(error.double().square().mean(1).sqrt().mean())
+    def missed(self, solver: Solver, sigmas: list[float]) -> torch.Tensor:  # (B, E)
+        self.runs += 1
+        return self.kept(run(self, self.x, sigmas, solver)) - self.reference.end
 
     def fit(self, sigmas: list[float], guidance: Guidance | None) -> "Fitted":
         solver = Fit(self.reference, self.kept, guidance)
-        error = self.error(partial(run, solver=solver), sigmas)
+        error = rmse(self.missed(solver, sigmas))
         coefficients = Coefficients(tuple(sigmas), tuple(solver.weights), guidance is not None)
         return Fitted(coefficients, error, sum(solver.strayed) / len(sigmas))
+
+
+def rmses(missed: torch.Tensor) -> torch.Tensor:  # (B, E) -> (B,)
+    return missed.double().square().mean(1).sqrt()
+
+
+def rmse(missed: torch.Tensor) -> float:
+    """The mean over pictures of each one's RMSE, of errors (B, E)."""
+    return float(rmses(missed).mean())
 
 
 def run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], solver: Solver | None = None) -> torch.Tensor:
@@ -90,9 +100,8 @@ def measure(
     levels: list[float],
     steps: int,
     *,
-    samplers: dict[str, Run],
+    samplers: dict[str, Solver],
     used: str | None = None,
-    extrapolated: str | None = None,
     candidates: dict[str, list[float]] | None = None,
     criterion: str = CRITERIA[0],
     refine: int = 4,
@@ -102,17 +111,18 @@ def measure(
 ) -> Measured:
     """The schedule of `steps` jumps from levels[0] to 0, and its coefficients, on the runs that begin with x.
 
-    x (B, ...): noise at levels[0]. levels: falling, > 0, at least `steps`. samplers: {name: run} to compare
-    with, plain DDIM or what the user has in its place first. used: the one whose best schedule it shall be,
-    and extrapolated what that one extrapolates, as in jump_errors; None: the best schedule for coefficients.
+    x (B, ...): noise at levels[0]. levels: falling, > 0, at least `steps`. samplers: {name: solver} to
+    compare with, plain DDIM or what the user has in its place first. used: the one whose best schedule it
+    shall be; None: the best schedule for coefficients.
     candidates: {name: sigmas with their 0}, tried and compared with. refine: 0 makes no true run and gives
     what the criterion finds; else there are at most refine + 4, of `steps` calls each. seen: linear in x;
     errors are those of seen(x). guidance: as in coefficients.py. Raises FloatingPointError where the model's
     answers are not finite.
     """
     trials = Trials(denoise, x, seen, levels)
-    reference = trials.reference
-    paths = shortest_paths(jump_errors(reference, extrapolated, interrupt), steps, interrupt)
+    reference, plain = trials.reference, used or next(iter(samplers))
+    solver = samplers[plain] if used else PLMS()
+    paths = shortest_paths(jump_errors(reference, solver.extrapolated, interrupt), steps, interrupt)
     found = {"dynamic programming": paths[-1][0]}
     if used is None:
         second = shortest_paths(jump_errors(reference, "x0_hat", interrupt), steps, interrupt)
@@ -123,25 +133,30 @@ def measure(
     known = {
         name: [levels[0], *each[1:]] for name, each in (candidates or {}).items() if len(each) == steps + 1
     }
-    known = dict(sorted(known.items(), key=lambda each: path_error(reference, each[1], interrupt)))
+    known = dict(sorted(known.items(), key=lambda each: path_error(reference, solver, each[1], interrupt)))
     tried = found | known
     if criterion == CRITERIA[1]:
         tried = {criterion: found[criterion]}
-    best, plain, runs, fits = next(iter(tried)), used or next(iter(samplers)), {}, {}
+    best, runs, fits = next(iter(tried)), {}, {}
+    if refine and used is None:
+        fits = {name: trials.fit(tried[name], guidance) for name in list(tried)[: refine + 1]}
+        best = min(fits, key=lambda name: fits[name].error + fits[name].straying)
+    elif refine:
+        missed = {name: trials.missed(solver, tried[name]) for name in list(tried)[:STARTS]}
+        runs = {(used, name): rmse(each) for name, each in missed.items()}
+        best = min(runs, key=runs.get)[1]
+        if criterion == CRITERIA[0]:
+            sigmas, less = refined(trials, solver, tried[best], missed[best], refine - 1, interrupt)
+            gained = rmses(missed[best]) - rmses(less)  # (B,)
+            # By two standard errors: else other pictures may lose what these gain.
+            if gained.mean() > (2 * gained.std() / len(gained) ** 0.5 if len(gained) > 1 else 0):
+                best = f"{best}, refined"
+                tried[best], runs[used, best] = sigmas, rmse(less)
+        fits[best] = trials.fit(tried[best], guidance)
     if refine:
-        for name in list(tried)[: refine + 1]:
-            if used is None:
-                fits[name] = trials.fit(tried[name], guidance)
-            else:
-                runs[used, name] = trials.error(samplers[used], tried[name])
-        if used is None:
-            best = min(fits, key=lambda name: fits[name].error + fits[name].straying)
-        else:
-            best = min(runs, key=runs.get)[1]
-            fits[best] = trials.fit(tried[best], guidance)
         pairs = [(sampler, name) for name in known for sampler in samplers if (sampler, name) not in runs]
-        for sampler, name in pairs[: refine + 4 - len(runs) - len(fits)]:
-            runs[sampler, name] = trials.error(samplers[sampler], known[name])
+        for sampler, name in pairs[: refine + 4 - trials.runs]:
+            runs[sampler, name] = rmse(trials.missed(samplers[sampler], known[name]))
     fitted = fits.get(best)
     by_plain = {name: error for (sampler, name), error in runs.items() if sampler == plain}
     if fitted and len(x) > 1 and fitted.error > WORTH * min(by_plain.values(), default=math.inf):
@@ -158,16 +173,66 @@ def measure(
     )
 
 
-def path_error(reference: Reference, sigmas: list[float], interrupt: Interrupt = lambda: None) -> float:
-    """The sum of the errors of DDIM's jumps along the reference, each times what survives of it at sigma
-    0."""
-    total = 0.0
-    for t, s in itertools.pairwise(sigmas):
-        (x, slope), (to, _) = reference.at(t), reference.at(s)
-        missed = (s - t) * slope - (to - x)
-        total += float(missed.double().square().mean().sqrt()) * reference.survives(s)
+def leap(sigmas: list[float]) -> float:
+    """The farthest that dpmpp_2m extrapolates on these sigmas, in its steps."""
+    gaps = [math.log(t / s) for t, s in itertools.pairwise(sigmas[:-1])]
+    return max((after / (2 * before) for before, after in itertools.pairwise(gaps)), default=0.0)
+
+
+def arriving(reference: Reference, solver: Solver, sigmas: list[float], interrupt: Interrupt) -> torch.Tensor:
+    """What each jump along the reference misses, times what survives of it at sigma 0: (K, B, E)."""
+    towards, missed = solver.begin(sigmas), []
+    for i, (t, s) in enumerate(itertools.pairwise(sigmas)):
+        x, slope = reference.at(t)
+        x0 = towards(i, x, x - t * slope)
+        missed.append((x0 + s / t * (x - x0) - reference.at(s)[0]) * reference.survives(s))
         interrupt()
-    return total
+    return torch.stack(missed)
+
+
+def path_error(
+    reference: Reference, solver: Solver, sigmas: list[float], interrupt: Interrupt = lambda: None
+) -> float:
+    """The sum of the RMSE of the jumps along the reference, as each arrives at sigma 0."""
+    return float(arriving(reference, solver, sigmas, interrupt).double().square().mean((1, 2)).sqrt().sum())
+
+
+def refined(trials, solver, sigmas, missed, rounds, interrupt) -> tuple[list[float], torch.Tensor]:
+    """Sigmas whose true run misses less than `missed`, what that of `sigmas` misses; and what it misses.
+
+    Damped Gauss-Newton over the inner log sigmas, a true run a round. How the end moves with them is first
+    taken from the jumps along the reference, then learned from the runs: Broyden's update (1965).
+    """
+
+    def at(logs):
+        return [sigmas[0], *logs.exp().tolist(), 0.0]
+
+    def ends(logs):
+        return arriving(trials.reference, solver, at(logs), interrupt).sum(0).double()
+
+    logs, damping = torch.tensor(sigmas[1:-1], dtype=torch.float64).log(), 0.1
+    if not len(logs):
+        return sigmas, missed
+    missed, now = missed.double(), ends(logs)
+    slopes = torch.stack([(ends(logs + nudge) - now) / NUDGE for nudge in NUDGE * torch.eye(len(logs))])
+    for _ in range(rounds):
+        weighted = slopes / missed.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # a sum of RMSE
+        square = torch.einsum("kbe,lbe->kl", weighted, slopes)
+        square += damping * square.diagonal().mean() * torch.eye(len(logs))
+        step = -torch.linalg.solve(square, torch.einsum("kbe,be->k", weighted, missed))
+        gaps = torch.tensor([math.log(sigmas[0]), *logs]).diff()
+        nearer = torch.cat([step[:1], step.diff()]) / gaps.neg()  # each at most half
+        step = step / max(1.0, 2 * float(nearer.max()))
+        while leap(at(logs + step)) > max(LEAP, leap(sigmas)):
+            step = step / 2
+        then = trials.missed(solver, at(logs + step)).double()
+        unforeseen = then - missed - torch.einsum("kbe,k->be", slopes, step)
+        slopes = slopes + torch.einsum("k,be->kbe", step, unforeseen) / (step @ step)
+        if rmse(then) < rmse(missed):
+            logs, missed, damping = logs + step, then, damping / 3
+        else:
+            damping *= 10
+    return at(logs), missed
 
 
 def jump_errors(
@@ -211,6 +276,8 @@ def jump_errors(
         apart = u_u.diagonal()[g] + u_u[h, h] - 2 * u_u[g, h]
         more = 2 * gain * (u_missed[h] - u_missed[g]) + gain**2 * apart[:, None]
         errors[g, h, i] = (squares[h, i] + more).clamp(min=0).sqrt() * survives[i]
+        if extrapolated == "x0_hat":
+            errors[g, h, i] = errors[g, h, i].where(ratio <= LEAP, torch.inf)
         interrupt()
     return errors
 

@@ -10,14 +10,14 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-import folder_paths
 import pytest
 from conftest import ROOT
-from ddim_toolkit.runner.comfyui import ComfyUI, this_pack_alone
+from ddim_toolkit.runner.comfyui import this_pack_alone
 from ddim_toolkit.runner.server import Server
 
 sys.path.insert(0, str(Path(__file__).parent))
 from desk import Desk
+from helpers import HERE
 
 NEWEST = ROOT / ".comfyui" / "frontend" / "comfyui_frontend_package" / "static"
 SCREENSHOTS = ROOT / ".comfyui" / "screenshots"
@@ -50,7 +50,7 @@ def chromium():
 def servers(chromium, tmp_path_factory):
     """Starts a server with this pack alone and one of the two frontends, or gives the one that runs."""
     running = {}
-    comfyui = ComfyUI(Path(folder_paths.__file__).parent, Path(sys.executable))
+    comfyui = HERE
     with ExitStack() as stack:
 
         def serve(frontend):
