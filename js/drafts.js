@@ -82,9 +82,10 @@ app.registerExtension({
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
     // what the queue gets of a draft; the file keeps the widget
-    const widget = node.comfyClass === SWITCH ? decidingWidget(node, "use_final") : widgetOf(node, "picks");
+    const name = node.comfyClass === SWITCH ? "use_final" : "picks";
+    const widget = widgetOf(node, name);
     widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
-    watch(node, () => String(widget.value), showButtons);
+    watch(node, () => String(decidingWidget(node, name).value), showButtons);
     // after it took place
     for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },

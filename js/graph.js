@@ -27,7 +27,7 @@ export const idOf = (node) => [...everyNode()].find(([, each]) => each === node)
 export const nodesOf = (type) =>
   [...everyNode()].map(([, node]) => node).filter((node) => node.comfyClass === type);
 
-const SUBGRAPH_INPUT = -10; // the page's id for where a subgraph's inputs come from
+const SUBGRAPH_INPUT = "-10"; // where a subgraph's inputs come from; older pages have it as a number
 
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
@@ -46,7 +46,8 @@ export function linkedSlot(node, name) {
 export function decidingWidget(node, name) {
   const slot = linkedSlot(node, name);
   const link = slot >= 0 ? node.graph.getLink?.(node.inputs[slot].link) : undefined;
-  const input = link?.origin_id === SUBGRAPH_INPUT ? node.graph.inputs?.[link.origin_slot] : undefined;
+  const input =
+    String(link?.origin_id) === SUBGRAPH_INPUT ? node.graph.inputs?.[link.origin_slot] : undefined;
   const [, host] = [...everyNode()].find(([, each]) => input && each.subgraph === node.graph) ?? [];
   return (host && widgetOf(host, input.name)) ?? widgetOf(node, name);
 }

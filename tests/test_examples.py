@@ -14,6 +14,8 @@ from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
 from helpers import HERE
 from PIL import Image
 
+pytestmark = pytest.mark.server
+
 # The thumbnails are drawn with all that the files say; here the graph is what is tested.
 MOST = {"steps": 5, "step": 2, "frames": 3, "rows": 2, "probe_steps": 12, "probe_images": 2, "refine": 1}
 EVERY = pytest.mark.parametrize("name", gallery.names())
@@ -60,6 +62,20 @@ def test_one_note_says_what_to_try_and_groups_hold_the_rest(name):
     for node in workflow["nodes"]:
         if node is not note:
             assert any(inside(node, group["bounding"]) for group in workflow["groups"]), node["type"]
+
+
+def test_examples_with_an_app(info):
+    """What newer pages show of a graph as an app: inputs that exist, outputs that show pictures."""
+    found = []
+    for name in gallery.names():
+        workflow = gallery.read(name)
+        if app := workflow["extra"].get("linearData"):
+            found.append(name)
+            kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+            for id, widget in app["inputs"]:
+                assert widget in info[kinds[id]]["input"]["required"]
+            assert {kinds[id] for id in app["outputs"]} <= {"SaveImage", "DDIMContactSheet"}
+    assert found == ["draft_or_final", "edit_a_picture", "measured_draft"]
 
 
 def inside(node, bounding):
