@@ -18,6 +18,8 @@ from ddim_toolkit.runner.workflow import to_prompt
 from helpers import HERE
 from PIL import Image
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):

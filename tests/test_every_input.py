@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load
 from test_schema import NODES
 
+pytestmark = pytest.mark.server
+
 SMALL = {
     "steps": 2,
     "probe_steps": 4,

@@ -14,6 +14,8 @@ from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
 from helpers import HERE
 from PIL import Image
 
+pytestmark = pytest.mark.server
+
 # The thumbnails are drawn with all that the files say; here the graph is what is tested.
 MOST = {"steps": 5, "step": 2, "frames": 3, "rows": 2, "probe_steps": 12, "probe_images": 2, "refine": 1}
 EVERY = pytest.mark.parametrize("name", gallery.names())

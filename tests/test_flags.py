@@ -21,6 +21,8 @@ from helpers import HERE
 from PIL import Image
 from safetensors.torch import load
 
+pytestmark = pytest.mark.server
+
 ACCELERATOR = device_arguments(HERE.python) == []
 STEPS, SEED, SIZE = 8, 5, 64
 SAMPLING = dict(steps=STEPS, eta=0.5)

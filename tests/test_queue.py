@@ -15,6 +15,8 @@ from ddim_toolkit.runner.server import Server
 from helpers import HERE
 from safetensors.torch import load
 
+pytestmark = pytest.mark.server
+
 # (prompt, steps of the run that is cancelled, model calls after which it is): far from its end, wherever the
 # machine is quick.
 STAGES = {

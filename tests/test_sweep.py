@@ -23,6 +23,8 @@ from ddim_toolkit.runner.sweep.results import Results
 from ddim_toolkit.runner.workflow import to_prompt
 from PIL import Image
 
+pytestmark = pytest.mark.server
+
 COMFYUI = Path(folder_paths.__file__).parent
 LIMIT = 300  # seconds that any one sweep here may take
 

@@ -16,6 +16,8 @@ from conftest import ROOT, TESTS
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
 from ddim_toolkit.host import inversion, measured, noise, sampler, schedule
 
+pytestmark = pytest.mark.server
+
 COMFYUI = Path(folder_paths.__file__).parent
 
 

@@ -27,8 +27,6 @@ ELEMENTS = 65536  # of all pictures together: a mean over these, drawn at random
 BLOCK = 4096  # elements of a product at once: what bounds its memory, and the wait for a cancel
 
 LEAP = 2.0  # of its steps, how far dpmpp_2m extrapolates: beyond, it blows up what differs in other pictures
-STARTS = 3  # schedules tried before the best of them is refined
-NUDGE = 1e-3  # of log sigma, for differences
 Interrupt = Callable[[], None]  # asked again and again where no model call comes; raises to end the work
 
 
@@ -80,13 +78,9 @@ class Trials:
         return Fitted(coefficients, error, sum(solver.strayed) / len(sigmas))
 
 
-def rmses(missed: torch.Tensor) -> torch.Tensor:  # (B, E) -> (B,)
-    return missed.double().square().mean(1).sqrt()
-
-
 def rmse(missed: torch.Tensor) -> float:
     """The mean over pictures of each one's RMSE, of errors (B, E)."""
-    return float(rmses(missed).mean())
+    return float(missed.double().square().mean(1).sqrt().mean())
 
 
 def run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], solver: Solver | None = None) -> torch.Tensor:
@@ -142,16 +136,9 @@ def measure(
         fits = {name: trials.fit(tried[name], guidance) for name in list(tried)[: refine + 1]}
         best = min(fits, key=lambda name: fits[name].error + fits[name].straying)
     elif refine:
-        missed = {name: trials.missed(solver, tried[name]) for name in list(tried)[:STARTS]}
-        runs = {(used, name): rmse(each) for name, each in missed.items()}
+        few = itertools.islice(tried.items(), refine + 1)
+        runs = {(used, name): rmse(trials.missed(solver, sigmas)) for name, sigmas in few}
         best = min(runs, key=runs.get)[1]
-        if criterion == CRITERIA[0]:
-            sigmas, less = refined(trials, solver, tried[best], missed[best], refine - 1, interrupt)
-            gained = rmses(missed[best]) - rmses(less)  # (B,)
-            # By two standard errors: else other pictures may lose what these gain.
-            if gained.mean() > (2 * gained.std() / len(gained) ** 0.5 if len(gained) > 1 else 0):
-                best = f"{best}, refined"
-                tried[best], runs[used, best] = sigmas, rmse(less)
         fits[best] = trials.fit(tried[best], guidance)
     if refine:
         pairs = [(sampler, name) for name in known for sampler in samplers if (sampler, name) not in runs]
@@ -173,12 +160,6 @@ def measure(
     )
 
 
-def leap(sigmas: list[float]) -> float:
-    """The farthest that dpmpp_2m extrapolates on these sigmas, in its steps."""
-    gaps = [math.log(t / s) for t, s in itertools.pairwise(sigmas[:-1])]
-    return max((after / (2 * before) for before, after in itertools.pairwise(gaps)), default=0.0)
-
-
 def arriving(reference: Reference, solver: Solver, sigmas: list[float], interrupt: Interrupt) -> torch.Tensor:
     """What each jump along the reference misses, times what survives of it at sigma 0: (K, B, E)."""
     towards, missed = solver.begin(sigmas), []
@@ -195,44 +176,6 @@ def path_error(
 ) -> float:
     """The sum of the RMSE of the jumps along the reference, as each arrives at sigma 0."""
     return float(arriving(reference, solver, sigmas, interrupt).double().square().mean((1, 2)).sqrt().sum())
-
-
-def refined(trials, solver, sigmas, missed, rounds, interrupt) -> tuple[list[float], torch.Tensor]:
-    """Sigmas whose true run misses less than `missed`, what that of `sigmas` misses; and what it misses.
-
-    Damped Gauss-Newton over the inner log sigmas, a true run a round. How the end moves with them is first
-    taken from the jumps along the reference, then learned from the runs: Broyden's update (1965).
-    """
-
-    def at(logs):
-        return [sigmas[0], *logs.exp().tolist(), 0.0]
-
-    def ends(logs):
-        return arriving(trials.reference, solver, at(logs), interrupt).sum(0).double()
-
-    logs, damping = torch.tensor(sigmas[1:-1], dtype=torch.float64).log(), 0.1
-    if not len(logs):
-        return sigmas, missed
-    missed, now = missed.double(), ends(logs)
-    slopes = torch.stack([(ends(logs + nudge) - now) / NUDGE for nudge in NUDGE * torch.eye(len(logs))])
-    for _ in range(rounds):
-        weighted = slopes / missed.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)  # a sum of RMSE
-        square = torch.einsum("kbe,lbe->kl", weighted, slopes)
-        square += damping * square.diagonal().mean() * torch.eye(len(logs))
-        step = -torch.linalg.solve(square, torch.einsum("kbe,be->k", weighted, missed))
-        gaps = torch.tensor([math.log(sigmas[0]), *logs]).diff()
-        nearer = torch.cat([step[:1], step.diff()]) / gaps.neg()  # each at most half
-        step = step / max(1.0, 2 * float(nearer.max()))
-        while leap(at(logs + step)) > max(LEAP, leap(sigmas)):
-            step = step / 2
-        then = trials.missed(solver, at(logs + step)).double()
-        unforeseen = then - missed - torch.einsum("kbe,k->be", slopes, step)
-        slopes = slopes + torch.einsum("k,be->kbe", step, unforeseen) / (step @ step)
-        if rmse(then) < rmse(missed):
-            logs, missed, damping = logs + step, then, damping / 3
-        else:
-            damping *= 10
-    return at(logs), missed
 
 
 def jump_errors(

@@ -70,6 +70,13 @@ def servers(chromium, tmp_path_factory):
         yield serve
 
 
+def pytest_collection_modifyitems(items):
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("browser")
+
+
 PAGES = [("shipped", "canvas"), ("shipped", "nodes2"), ("newest", "nodes2")]
 
 
