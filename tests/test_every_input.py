@@ -21,6 +21,8 @@ SMALL = {
     "probe_steps": 4,
     "probe_images": 1,
     "refine": 1,
+    "teacher_runs": 1,
+    "rounds": 1,
     "frames": 2,
     "rows": 2,
     "max_iterations": 3,
