@@ -76,6 +76,7 @@ class DDIMEdit(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "mask_softness",
+                    display_name="softness",
                     default=0.0,
                     min=0.0,
                     max=100.0,

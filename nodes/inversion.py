@@ -99,6 +99,7 @@ def solver_inputs():
         ),
         io.Int.Input(
             "refine_sigmas",
+            display_name="refine",
             optional=True,  # files from before it load without it
             default=0,
             min=0,
