@@ -81,7 +81,7 @@ class DDIMDraftLoRA(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
-                    display_name="checkpointing",
+                    display_name="recompute",
                     default=True,
                     tooltip="Computes parts twice to need far less memory. Off is a third faster.",
                 ),

@@ -97,7 +97,9 @@ def test_the_queue_runs_it(server, info, name):
                 inputs[key] = min(inputs[key], most)
     entry = server.queue(prompt)
     wanted = {key for key, node in prompt.items() if info[node["class_type"]]["output_node"]}
-    assert wanted and wanted <= set(entry["outputs"])
+    # What an example before it has shown alike, the host answers from its cache, without showing it again.
+    [cached] = [data["nodes"] for event, data in entry["status"]["messages"] if event == "execution_cached"]
+    assert wanted and wanted <= set(entry["outputs"]) | set(cached) and wanted & set(entry["outputs"])
     shown = gallery.pictures(server, gallery.read(name), entry)
     assert shown
     for _, files in shown:

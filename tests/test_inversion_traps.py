@@ -116,8 +116,10 @@ def test_the_state_is_what_a_sampler_hands_on():
 
 
 def guiders(model, *prompts):
-    yield core.DualCFGGuider.execute(model, *prompts, 1.5, 1.2, "regular").args[0]
-    yield nodes_perpneg.PerpNegGuider.execute(model, *prompts, 1.2, 0.5).args[0]
+    """Guidance as gentle as an exact inversion wants: at DualCFG 1.5 and 1.2, PerpNeg 1.2 and .5 a jump
+    folds."""
+    yield core.DualCFGGuider.execute(model, *prompts, 1.2, 1.1, "regular").args[0]
+    yield nodes_perpneg.PerpNegGuider.execute(model, *prompts, 1.1, 0.2).args[0]
     if hasattr(core, "DualModelGuider"):  # newer hosts
         yield core.DualModelGuider.execute(model, prompts[0], 1.3, model.clone(), prompts[2]).args[0]
 
