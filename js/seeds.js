@@ -100,8 +100,9 @@ function finder() {
 }
 
 /**
- * Where each seed of a prompt is in the graph, and what else changes by itself from run to run, or has another
- * value now on one of the nodes `ids`: [{id, class_type, input, value, place}], place undefined if gone.
+ * Where each seed of a prompt is in the graph, and what else changes by itself from run to run, or has
+ * another value now on one of the nodes `ids`: [{id, class_type, input, value, place}], place undefined if
+ * gone.
  */
 function placesOf(prompt, ids = new Set()) {
   const placeOf = finder();
@@ -147,8 +148,8 @@ const held = new Map();
 
 /**
  * Give the graph's seeds the values of a run, and hold them there (fixed) until `release(owner)`; where it is
- * `whole`, all else that made the picture of node `id`, too. Returns why not, where a seed behind that picture
- * has no place in the graph, or there is none at all.
+ * `whole`, all else that made the picture of node `id`, too. Returns why not, where a seed behind that
+ * picture has no place in the graph, or there is none at all.
  */
 export function hold(owner, prompt, id, whole = true) {
   release();
