@@ -41,8 +41,6 @@ def main(folder):
             *lines,
             "",
             f"{len(captions)} pairs, {STEPS} steps of stride linspace. {__doc__.split('.', 1)[1].strip()}",
-            "",
-            *folds(model, clip, vae, folder),
         ]
     )
 
@@ -128,27 +126,3 @@ def batch(model, clip, vae, captions, sources, targets):
     later = sigmas[4:]
     edited(f"eta 0, from sigma {later[0]:.2g}", later)
     return found
-
-
-def folds(model, clip, vae, folder):
-    """Lines on ten pictures inverted at cfg 4 over karras 20, with refine_sigmas."""
-    import comfy.samplers
-    import torch
-    from ddim_toolkit.demo import pictures
-    from ddim_toolkit.host import inversion
-
-    sigmas = comfy.samplers.calculate_sigmas(model.model.model_sampling, "karras", 20)
-    lines = [
-        "| karras 20 at cfg 4, refine_sigmas 12 | steps | calls | round trip | folds |",
-        "|---|---|---|---|---|",
-    ]
-    for name in pictures.NAMES:
-        prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (name, "")]
-        latent = {"samples": vae.encode(pictures.load(name)).detach()}
-        guider = inversion.cfg_guider(model, *prompts, 4.0)
-        with torch.inference_mode():
-            made = inversion.invert_latent(guider, latent, sigmas, refine_sigmas=12, measure=True)
-        steps, left = len(made.sigmas) - 1, sum(made.run.stalled)
-        lines.append(f"| {name} | {steps} | {made.run.calls} | {made.round_trip:.1e} | {left} |")
-    (folder / "folds.json").write_text(json.dumps(lines, indent=1), encoding="utf-8")
-    return lines

@@ -4,10 +4,11 @@ import comfy.samplers
 import torch
 
 from ..ddim import edit, invert
+from ..ddim.checks import within
 from . import latents, noise_left
-from .inversion import check_model, packed, sample
+from .inversion import packed, sample
 from .loop import model_calls
-from .model import alphas, check_sigmas, model_sampling
+from .model import alphas, check_no_cache, check_sigmas, model_sampling
 from .noise import batch_noise
 from .sampler import stream
 
@@ -109,7 +110,7 @@ def edit_latent(
     bad input, before any work."""
     check_options(eta, averages, softness)
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), 0.0)
     if softness > 0 and len(latents.parts(latent)) > 1:
         raise ValueError("mask_softness works on one kind of latent; latent_image holds video with sound")
@@ -127,23 +128,19 @@ def edit_latent(
     change = invert.on_cpu(run.picture) - before
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)
-    return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels)
+    return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels, softness)
 
 
 def check_options(eta, averages, softness):
     """Raise ValueError that names the first bad option."""
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}; it must lie between 0 (FlowEdit) and 1 (all noise fresh)")
-    if averages < 1:
-        raise ValueError(f"averages is {averages}; it must be at least 1")
-    if not 0.0 <= softness <= 100.0:
-        raise ValueError(f"mask_softness is {softness}; it must lie between 0 (off) and 100")
+    within("eta", eta, 0, 1)
+    within("averages", averages, 1)
+    within("mask_softness", softness, 0, 100)
 
 
-def report(run, change, levels):
+def report(run, change, levels, softness):
     """What the edit did, in words and figures."""
     size = invert.root_mean_square(change).max().item()
-    part = (run.mask > 0.5).float().mean().item()
     strength = (
         "Next to nothing changed: start at a higher sigma, or raise target_cfg"
         if size < 0.05
@@ -151,12 +148,13 @@ def report(run, change, levels):
         if size > 0.8
         else "The picture was changed, and most of it kept"
     )
-    return "\n".join(
-        [
-            f"{strength}.",
-            "",
-            f"{len(levels) - 1} steps, {run.calls} model calls",
-            f"change: RMSE {size:.2g} of the latent as the model sees it",
-            f"soft mask: above a half on {part:.0%} of the picture",
-        ]
-    )
+    lines = [
+        f"{strength}.",
+        "",
+        f"{len(levels) - 1} steps, {run.calls} model calls",
+        f"change: RMSE {size:.2g} of the latent as the model sees it",
+    ]
+    if softness > 0:
+        part = (run.mask > 0.5).float().mean().item()
+        lines.append(f"soft mask: above a half on {part:.0%} of the picture")
+    return "\n".join(lines)

@@ -10,12 +10,13 @@ import latent_preview
 import torch
 
 from ..ddim import invert
-from ..ddim.checks import allowed
+from ..ddim.checks import allowed, within
 from . import latents, noise_left
 from .keyframes import Keyframes
 from .loop import model_calls, rows
 from .masked import MaskedNoise
-from .model import Start, alphas, check_sigmas, model_sampling
+from .measured import plain
+from .model import Start, alphas, check_no_cache, check_sigmas, model_sampling, precision
 from .noise import HeldNoise, batch_noise, latent_noise
 from .progress import tell
 from .replay import replay_sampler
@@ -80,6 +81,8 @@ class Inverted:
     run         ddim.invert.Inversion
     sigmas      SIGMAS of the run, those given or refined
     top         whether they start at pure noise
+    guided      whether guidance may have folded a step: not at cfg 1
+    precision   dtype in which the model computes
     unsettled   see Result
     round_trip  RMSE of the worst picture, or None where not measured
     """
@@ -91,6 +94,8 @@ class Inverted:
     run: invert.Inversion
     sigmas: torch.Tensor
     top: bool
+    guided: bool
+    precision: torch.dtype
     unsettled: float
     round_trip: float | None = None
 
@@ -203,7 +208,7 @@ def invert_latent(
     check_options(method, eta, tolerance, max_iterations, refine_sigmas)
     model = guider.model_patcher
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), levels[-1])
     indices, result = latents.batch_indices(latent), []
     options = {
@@ -236,6 +241,8 @@ def invert_latent(
         run=run,
         sigmas=sigmas,
         top=start.top,
+        guided=not plain(guider) or guider.cfg != 1,
+        precision=precision(model),
         unsettled=result[0].unsettled,
     )
     if measure:
@@ -249,29 +256,14 @@ def invert_latent(
     return found
 
 
-def check_model(model):
-    """Raise ValueError for a MODEL that skips calls by what came before."""
-    cache = model.model_options.get("transformer_options", {}).get("easycache")
-    if cache is not None:
-        raise ValueError(
-            f"model: {cache.name} takes answers over from the calls before, which come in another order here."
-            f" Connect the model from before {cache.name}"
-        )
-
-
 def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
     """Raise ValueError that names the first bad option."""
     allowed("method", method, METHODS)
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(
-            f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"
-        )
+    within("eta", eta, 0, 1)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
-    if refine_sigmas < 0:
-        raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
+    within("max_iterations", max_iterations, 1)
+    within("refine_sigmas", refine_sigmas, 0)
 
 
 def sample(guider, noise, latent, sampler, sigmas, seed):

@@ -52,11 +52,17 @@ def sigmas_at(sampling, timesteps):
 
 def check_no_cache(model):
     """Raise ValueError for a MODEL whose answer to a call depends on the calls before it."""
-    if "easycache" in model.model_options.get("transformer_options", {}):
+    cache = model.model_options.get("transformer_options", {}).get("easycache")  # LazyCache lies there too
+    if cache is not None:
         raise ValueError(
-            "model: EasyCache and LazyCache answer a call from those before it in one run, so nothing can be"
-            " measured through them. Connect the model as it is before the cache"
+            f"model: {cache.name} answers a call from those before it, which come in another order here."
+            f" Connect the model from before {cache.name}"
         )
+
+
+def precision(model) -> torch.dtype:
+    """The dtype in which a MODEL computes."""
+    return model.model.manual_cast_dtype or model.model.get_dtype()
 
 
 def check_sigmas(sigmas, sampling=None):

@@ -36,7 +36,7 @@ def solver_inputs():
             options=list(inversion.METHODS),
             default="exact",
             tooltip=(
-                "exact: every step is solved, 2 to 4 model calls each, and the picture comes back. ddim: the"
+                "exact: every step is solved, 2 to 7 model calls each, and the picture comes back. ddim: the"
                 " paper's, one call a step, with an error that shrinks like 1 / steps. Not used with eta"
                 " above 0."
             ),
@@ -153,14 +153,6 @@ def outputs():
     ]
 
 
-def found(guider, latent_image, sigmas, *, measure_round_trip, **options):
-    """The outputs of both inversions."""
-    run = inversion.invert_latent(guider, latent_image, sigmas, measure=measure_round_trip, **options)
-    text = verdict.report(run, options["tolerance"], options["eta"], options["method"])
-    values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
-    return io.NodeOutput(*values, ui=ui.PreviewText(text))
-
-
 class DDIMInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -199,28 +191,12 @@ class DDIMInversion(io.ComfyNode):
         positive,
         negative,
         cfg,
-        latent_image,
-        sigmas,
-        method,
-        eta,
-        tolerance,
-        max_iterations,
-        measure_round_trip=False,
-        noise_seed=0,
-        refine_sigmas=0,
+        *others,
+        **named,
     ):
-        return found(
-            inversion.cfg_guider(model, positive, negative, cfg),
-            latent_image,
-            sigmas,
-            method=method,
-            eta=eta,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            measure_round_trip=measure_round_trip,
-            noise_seed=noise_seed,
-            refine_sigmas=refine_sigmas,
-        )
+        """With the host's CFGGuider in the place of `guider`."""
+        guider = inversion.cfg_guider(model, positive, negative, cfg)
+        return DDIMInversionAdvanced.execute(guider, *others, **named)
 
 
 class DDIMInversionAdvanced(io.ComfyNode):
@@ -259,7 +235,7 @@ class DDIMInversionAdvanced(io.ComfyNode):
         noise_seed=0,
         refine_sigmas=0,
     ):
-        return found(
+        run = inversion.invert_latent(
             guider,
             latent_image,
             sigmas,
@@ -267,10 +243,13 @@ class DDIMInversionAdvanced(io.ComfyNode):
             eta=eta,
             tolerance=tolerance,
             max_iterations=max_iterations,
-            measure_round_trip=measure_round_trip,
-            noise_seed=noise_seed,
             refine_sigmas=refine_sigmas,
+            noise_seed=noise_seed,
+            measure=measure_round_trip,
         )
+        text = verdict.report(run, tolerance, eta, method)
+        values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
+        return io.NodeOutput(*values, ui=ui.PreviewText(text))
 
 
 class DDIMReplayStrength(io.ComfyNode):

@@ -136,7 +136,7 @@ def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
         cells += [
             (title if index == 0 and len(shown) > 1 else "", still) for index, still in enumerate(stills)
         ]
-    columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) < 10 else 4)
+    columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) in (5, 6, 9) else 4)
     rows = [[]]
     for cell in cells:
         wide = cell[1].width > 1.5 * cell[1].height
@@ -189,9 +189,7 @@ def draw(server: Server, name: str) -> Path:
     path = EXAMPLES / f"{name}.jpg"
     shown = pictures(server, read(name), server.queue(prompt))
     if not shown:
-        raise RunError(
-            f"{name} showed no picture"
-        )  # a prompt that the queue's cache answers shows none either
+        raise RunError(f"{name} showed no picture")
     thumbnail(shown, remark).save(path, quality=88)
     return path
 
@@ -201,8 +199,9 @@ def main(wanted: list[str]) -> None:
     if unknown:
         sys.exit(f"no such example: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
     comfyui = find_existing() or managed()
-    with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder)) as server:
-        for name in wanted or names():
+    for name in wanted or names():
+        # A server each: what the queue's cache answers, it does not show.
+        with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder)) as server:
             print(draw(server, name), flush=True)
 
 

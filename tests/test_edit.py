@@ -108,6 +108,7 @@ def test_gaussians_in_closed_form(kind, eta):
     latent, mask, text = edited(model, picture, sigmas, eta=eta, seed=3)
     torch.testing.assert_close(latent["samples"], picture + delta, rtol=1e-4, atol=2e-4)
     assert "16 model calls" in text and mask.shape == (1, 8, 8) and (mask == 1).all()
+    assert "soft mask" not in text
 
 
 def test_many_steps_move_a_gaussian_onto_the_other():
@@ -161,7 +162,8 @@ def test_the_soft_mask_takes_what_differs_most():
     model, picture = captioned(ModelType.EPS, means, others), means + 0.1
     sigmas = sigmas_of(model, 8)
     free, held = (edited(model, picture, sigmas, softness=each)[0]["samples"] for each in (0.0, 1.0))
-    mask = edited(model, picture, sigmas, softness=1.0)[1]
+    _, mask, text = edited(model, picture, sigmas, softness=1.0)
+    assert "soft mask: above a half on 38% of the picture" in text  # three columns of eight
     assert mask[..., :3].min() > 0.6 and mask[..., 3:].max() < 0.05
     assert rmse(held[..., 3:], picture[..., 3:]) < 0.2 * rmse(free[..., 3:], picture[..., 3:])
 

@@ -315,6 +315,23 @@ def test_half_precision_model_stays_near(dtype, bound):
     assert result.run.calls < 20 * 15 and result.round_trip < bound
 
 
+def test_a_model_that_rounds_has_no_folds():
+    """The host hands it bfloat16 and takes bfloat16 back: at cfg 1 steps stall, and guidance is not to
+    blame. The verdict goes by the round trip where it is known."""
+    model, pictures = mixture(ModelType.FLOW)
+    network = model.model.diffusion_model
+    network.dtype, forward = torch.bfloat16, network.forward
+    network.forward = lambda x, *args, **kwargs: forward(x.float(), *args, **kwargs).bfloat16()
+    result = found(model, pictures, sigmas_of(model, 20, "linspace"), measure=True)
+    assert any(result.run.stalled) and result.round_trip < 1e-4
+    text = verdict.report(result, 1e-5, 0.0, "exact")
+    assert text.startswith("The picture comes back exactly.") and "not converged: step" in text
+    result.round_trip = None
+    unknown = verdict.report(result, 1e-5, 0.0, "exact")
+    assert "small differences" in unknown and "the model computes in bfloat16" in unknown
+    assert "fold" not in text + unknown and "invert with cfg 1" not in text + unknown
+
+
 def test_report_names_the_step_that_did_not_converge():
     model, pictures = mixture()
     result = found(model, pictures, sigmas_of(model, 5), max_iterations=2, measure=True)
