@@ -25,7 +25,7 @@ class Edit:
     """An edited batch of B pictures.
 
     picture  x_0 + Delta / alpha at the last level, (B, ...)
-    mask     how much of the difference was taken, (B, 1, ...), 0 to 1
+    mask     how much of each step was taken in the end, (B, 1, ...), 0 to 1
     calls    model calls
     """
 
@@ -49,8 +49,9 @@ def edit(
     """Edit x_0 = picture (B, C, ...) over falling sigmas, with 2 * averages model calls at each.
 
     source(x, i), target(x, i) -> x0_hat at level i with either caption; noise(i, k) -> the k-th n ~ N(0, I)
-    of level i. The difference is the mean over the averages. softness above 0 takes it in full only where it
-    is large: see `soft_mask`. Raises FloatingPointError that names the first step that stopped being finite.
+    of level i. The difference is the mean over the averages. softness above 0 takes the step in full only
+    where the difference is large (see `soft_mask`); elsewhere Delta / alpha stays as it is. Raises
+    FloatingPointError that names the first step that stopped being finite.
     """
     delta, energy, sums = torch.zeros_like(picture), 0.0, []
     mask = torch.ones_like(picture[:, :1])
@@ -62,7 +63,8 @@ def edit(
         if softness > 0:
             energy = energy + difference.square().mean(1, keepdim=True)
             mask = soft_mask(energy, softness)
-        delta = a * delta + b * mask * difference
+        stays = alphas[i + 1] / alphas[i] * delta if alphas[i] > 0 else delta
+        delta = torch.lerp(stays, a * delta + b * difference, mask.expand_as(delta))
         sums.append(delta.sum())
     check_finite(sums, sigmas)
     return Edit(picture + delta / alphas[-1], mask, 2 * averages * len(sums))

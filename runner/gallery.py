@@ -39,7 +39,11 @@ STAND_INS = {
         "Caption of the photo": "man pilot",
         "What it shall become": "man firefighter",
     },
-    "sd15_edit_without_inversion": COOK,
+    "sd15_edit_without_inversion": {
+        "picture": "woman judge",
+        "Caption of the picture": "woman judge",
+        "What it shall become": "man judge",
+    },
     "flux_edit": COOK,
     "flux_inversion": COOK,
     "wan_two_experts": COOK,

@@ -168,6 +168,18 @@ def test_the_soft_mask_takes_what_differs_most():
     assert rmse(held[..., 3:], picture[..., 3:]) < 0.2 * rmse(free[..., 3:], picture[..., 3:])
 
 
+@pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW], ids=lambda k: k.name)
+def test_a_soft_mask_of_one_value_takes_steps_in_part(kind):
+    """Where the captions differ alike everywhere, so is the mask: 1 / (1 + softness). It slows the edit
+    down, and does not take back what was done: steps of a half still bring most of it."""
+    means = torch.zeros(1, *SHAPE)
+    model, apart = captioned(kind, means, means + 1.0), torch.ones(1, *SHAPE)
+    sigmas = sigmas_of(model, 16)
+    free, held = (edited(model, means, sigmas, softness=each)[0]["samples"] for each in (0.0, 1.0))
+    along = [(each * apart).mean().item() for each in (free, held)]
+    assert 0.7 * along[0] < along[1] < along[0]
+
+
 def test_a_picture_is_edited_alike_in_any_batch():
     means, others = analytic.four_modes(SHAPE), analytic.four_modes(SHAPE, seed=9)
     model, batch = captioned(ModelType.EPS, means, others), means[:3] + 0.1
