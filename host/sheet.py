@@ -67,8 +67,11 @@ def save(images):
     high: a PNG takes twenty times as long, and none of them is kept. Raises ValueError for NaN and infinity,
     and for pictures without a pixel.
     """
-    if 0 in images.shape[1:]:
-        raise ValueError(f"images holds no pixels: its shape is {tuple(images.shape)}.")
+    if images.ndim != 4 or 0 in images.shape[1:] or images.shape[3] not in (1, 3, 4):
+        raise ValueError(
+            f"images has the shape {tuple(images.shape)}; it must be pictures, height, width and 1, 3 or 4"
+            " channels, and hold pixels."
+        )
     if not torch.isfinite(images).all():
         raise ValueError("images holds NaN or infinite values; the node that made them went wrong.")
     folder = Path(folder_paths.get_temp_directory())
