@@ -121,7 +121,7 @@ class DDIMContactSheet(io.ComfyNode):
             "size": [images.shape[2], images.shape[1]],
             "picks": [row + 1 for row in rows],
             "columns": columns,
-            "labels": labels.splitlines(),
+            "labels": sheet.lines(labels, len(images) // each),
         }
         return io.NodeOutput(*sheet.pick(images, rows, latent_image), ui={"ddim_sheet": [shown]})
 
