@@ -57,6 +57,14 @@ def adapter(name, weight, rank, seed, start):
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # the host draws from the global generator
         torch.manual_seed(seed)
         if known:
+            up, down = known.weights[:2]
+            if (len(up), up[0].numel(), down[0].numel()) != (len(weight), len(down), weight[0].numel()):
+                raise ValueError(
+                    f"earlier_lora does not fit the model's weight {name}, {tuple(weight.shape)}; it was"
+                    " trained on another network"
+                )
+            if not (up.isfinite().all() and down.isfinite().all()):
+                raise ValueError(f"earlier_lora holds NaN or infinite values at {name}")
             return known.to_train().float()
         made = lora.create_train(weight, rank, float(rank)).float()  # alpha = rank: the update is up @ down
         # The host makes up the random one; then the rate that suits depends on the number of inputs.

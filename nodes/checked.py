@@ -16,6 +16,7 @@ KINDS = {
     "IMAGE": (Tensor, "an IMAGE"),
     "MASK": (Tensor, "a MASK"),
     "SIGMAS": (Tensor, "SIGMAS"),
+    "LORA_MODEL": (dict, "a LORA_MODEL"),
 }
 
 
@@ -41,7 +42,7 @@ def checked(execute):
 def check(wanted, given):
     """Raise ValueError unless `given` is what the input `wanted` of a schema takes."""
     kind, said = KINDS.get(wanted.io_type, (object, ""))
-    if not isinstance(given, kind):
+    if not isinstance(given, kind) or (isinstance(given, bool) and wanted.io_type in ("INT", "FLOAT")):
         raise ValueError(f"{wanted.id} is {given!r:.60}; it must be {said}")
     if kind in (Integral, Real):
         within(wanted.id, given, wanted.min, wanted.max)

@@ -188,6 +188,19 @@ def test_cores_nodes_take_it(parts, lesson, tmp_path, monkeypatch):
         assert (picture(model) - wanted).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda value: value[:-1], "earlier_lora does not fit the model's weight"),
+        (lambda value: value * torch.nan, "earlier_lora holds NaN"),
+    ],
+)
+def test_an_earlier_lora_that_does_not_fit_is_named(shipped, lesson, change, words):
+    key = next(name for name in lesson[0] if name.endswith("lora_up.weight"))
+    with torch.inference_mode(False), pytest.raises(ValueError, match=words):
+        Student(shipped[0], 1, 0, lesson[0] | {key: change(lesson[0][key])})
+
+
 def test_going_on_begins_where_the_earlier_lora_was(parts, lesson):
     on = trained(parts, rounds=1, seed=9, earlier_lora=lesson[0], learning_rate=1e-7)
     assert on[0].keys() == lesson[0].keys()

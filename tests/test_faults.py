@@ -92,13 +92,14 @@ def test_any_guidance(cfg):
 
 NAN = latent(fill=math.nan)["samples"]
 WRONG = {
-    "INT": (1.5, "5", None, []),
-    "FLOAT": (math.nan, math.inf, -math.inf, "0.5", None),
+    "INT": (1.5, "5", None, [], True),
+    "FLOAT": (math.nan, math.inf, -math.inf, "0.5", None, True),
     "STRING": (5, None),
     "COMBO": (5, None),
     "IMAGE": ("x", None),
     "MASK": ("x",),
     "SIGMAS": ([1.0, 0.0],),
+    "LORA_MODEL": ("x",),
     "LATENT": (
         "x",
         {},
