@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -104,11 +103,7 @@ def sample_ddim(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
 
-    mask = options.mask
-    if mask is not None:
-        if x.ndim < 4:
-            raise ValueError("mask: latent_image holds video with sound, which eta's mask does not know")
-        mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
+    mask = None if options.mask is None else latents.spread(options.mask, x)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise,

@@ -2,11 +2,11 @@
 
 import itertools
 import logging
-import math
 import re
 
 import torch
 
+from ..ddim import checks
 from ..ddim.checks import within
 from ..ddim.published import PUBLISHED
 from ..ddim.stride import timesteps
@@ -145,9 +145,6 @@ def sigmas_of_times(sampling, times):
 def number(word):
     """The finite number that a word writes; ValueError names the word."""
     try:
-        value = float(word)
+        return checks.number(word)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
-    return value
+        raise ValueError(f"timesteps holds {word!r}, which is not a finite number") from None
