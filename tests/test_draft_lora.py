@@ -347,7 +347,7 @@ def test_levels_between_are_even_in_timesteps():
         (dict(sigmas=torch.tensor([14.0, 5.0])), "sigmas must fall to 0, each level once"),
         (dict(sigmas=torch.tensor([14.0, 5.0, 5.0, 0.0])), "sigmas must fall to 0, each level once"),
         (dict(learning_rate=0.0), "learning_rate is 0.0"),
-        (dict(rank=0), "rank is 0; allowed are at least 1"),
+        (dict(rank=0), "rank is 0; allowed are 1 to 512"),
         (
             dict(earlier_lora={"other.lora_up.weight": torch.zeros(1)}),
             "holds no weights for this model's network",
