@@ -124,7 +124,7 @@ def etas(options, sampling, levels):
     """The eta of each jump, by the level that it leaves and, for trajectory, the one that it goes to: so a
     stretch of the run has those of the whole run."""
     first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
-    found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
+    found = [options.eta if last < t <= first else 0.0 for t in levels[:-1]]
     if options.variance != "trajectory" or options.eta == 0:
         return found
     to = [s for s in levels[1:] if s > 0]

@@ -72,8 +72,11 @@ def custom_sigmas(model, text):
     """
     sampling = model_sampling(model)
     kind, numbers = written(text)
+    rows = len(table(sampling))
+    if kind == "timesteps" and rows <= numbers[0] <= float(sampling.timestep(sampling.sigma_max)) > rows:
+        kind = "times"  # of ModelSamplingDiscrete's lcm, whose table holds every 20th timestep alone
     if kind == "timesteps":
-        return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+        return sigmas_at(sampling, written_rows(numbers, rows))
     sigmas = torch.tensor([*sigmas_of_times(sampling, numbers), 0.0] if kind == "times" else numbers)
     check_sigmas(sigmas, sampling)
     return sigmas
