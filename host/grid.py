@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import latent_preview
 import torch
 
-from ..ddim.checks import allowed
+from ..ddim.checks import allowed, number
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
@@ -26,21 +26,17 @@ DIALS = ("eta", "steps", "cfg", "stride", "order", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give."""
+    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give; key is the
+    same for cells whose runs are the same."""
 
     label: str
     dials: dict
     sigmas: torch.Tensor
+    key: tuple
 
     @property
     def calls(self):
         return max(len(self.sigmas) - 1, 0)
-
-    @property
-    def key(self):
-        """The same for cells whose runs are the same."""
-        others = (value for dial, value in self.dials.items() if dial not in ("steps", "stride"))
-        return (*self.sigmas.tolist(), *others)
 
 
 def values(name, dial, text, dials):
@@ -72,8 +68,8 @@ def value(name, dial, word):
         raise ValueError(f"{name} holds {word!r}; stride takes {', '.join(STRIDES)}")
     kind, least, most = RANGES[dial]
     try:
-        if least <= kind(word) <= most:  # NaN is in no range
-            return kind(word)
+        if least <= number(word, kind) <= most:
+            return number(word, kind)
     except ValueError:
         pass
     numbers = "whole numbers" if kind is int else "numbers"
@@ -98,15 +94,20 @@ def plan(model, dials, across, across_values, down, down_values):
     dials  the value of every dial, and of denoise, where they are not varied
     """
     columns, rows = sides(dials, across, across_values, down, down_values)
-    cells = []
+    cells, schedules = [], {}
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}
         label = f"{across} {written(right)}, {down} {written(below)}"
-        try:
-            sigmas, _ = schedule.stride_sigmas(model, here["steps"], here["stride"], here["denoise"])
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from error
-        cells.append(Cell(label, here, sigmas))
+        visited = here["steps"], here["stride"], here["denoise"]
+        if visited not in schedules:  # which a hundred cells may share
+            try:
+                sigmas, _ = schedule.stride_sigmas(model, *visited)
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            schedules[visited] = sigmas, tuple(sigmas.tolist())
+        sigmas, levels = schedules[visited]
+        others = (value for dial, value in here.items() if dial not in ("steps", "stride"))
+        cells.append(Cell(label, here, sigmas, (levels, *others)))
     return cells, len(columns)
 
 

@@ -84,6 +84,7 @@ class Inverted:
     guided      whether guidance may have folded a step: not at cfg 1
     precision   dtype in which the model computes
     unsettled   see Result
+    masked      whether under a noise mask
     round_trip  RMSE of the worst picture, or None where not measured
     """
 
@@ -97,6 +98,7 @@ class Inverted:
     guided: bool
     precision: torch.dtype
     unsettled: float
+    masked: bool
     round_trip: float | None = None
 
 
@@ -244,6 +246,7 @@ def invert_latent(
         guided=not plain(guider) or guider.cfg != 1,
         precision=precision(model),
         unsettled=result[0].unsettled,
+        masked=latent.get("noise_mask") is not None,
     )
     if measure:
         with_sampler = found.replay if eta > 0 else ddim_sampler()

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..host import measured, probe
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -161,7 +161,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import edit
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX
 from .schema import schema
 
@@ -101,7 +101,7 @@ class DDIMEdit(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import inversion, verdict
 from ..host.replay import held_to_the_record
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -184,7 +184,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -221,7 +221,7 @@ class DDIMInversionAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         guider,
@@ -308,7 +308,7 @@ class DDIMReplayStrength(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, replay, strength, start, end, mask=None):
         return io.NodeOutput(held_to_the_record(replay, strength, start, end, mask))
 

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host import draft_lora, schedule
 from ..host.progress import duration, tell
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX, cfg_input, stride_input
 from .schema import schema
 
@@ -130,7 +130,7 @@ class DDIMDraftLoRA(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
