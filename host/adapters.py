@@ -1,11 +1,13 @@
 """The host's LoRA adapters on a MODEL's network, to be trained and to be taken off again for a moment."""
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import comfy.weight_adapter
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch.utils.checkpoint import checkpoint
 
 
@@ -18,7 +20,9 @@ class Student:
     LORA_MODEL `start` holds nothing for this network.
     """
 
-    def __init__(self, model, rank: int, seed: int, start: dict[str, torch.Tensor] | None = None):
+    def __init__(
+        self, model: ModelPatcher, rank: int, seed: int, start: dict[str, torch.Tensor] | None = None
+    ):
         dynamic = "disable_dynamic" in inspect.signature(model.clone).parameters
         self.model = model.clone(disable_dynamic=True) if dynamic else model.clone()
         self.active, self.adapters = False, {}
@@ -49,7 +53,9 @@ class Student:
         }
 
 
-def adapter(name, weight, rank, seed, start):
+def adapter(
+    name: str, weight: torch.Tensor, rank: int, seed: int, start: dict[str, torch.Tensor] | None
+) -> torch.nn.Module:
     """The host's trainable LoRA of one weight, float32: that of `start`, or a new one that changes nothing
     yet."""
     lora = comfy.weight_adapter.LoRAAdapter
@@ -68,18 +74,18 @@ def adapter(name, weight, rank, seed, start):
 class Read:
     """How the host reads one weight of the student."""
 
-    def __init__(self, student, adapter):
+    def __init__(self, student: Student, adapter: torch.nn.Module | None):
         self.student, self.adapter = student, adapter
 
-    def __call__(self, weight):
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         return self.adapter(weight) if self.adapter is not None and self.student.active else weight
 
-    def move_to(self, device):
+    def move_to(self, device: torch.device) -> int:
         return self.adapter.move_to(device) if self.adapter is not None else 0
 
 
 @contextmanager
-def checkpointed(student, wanted):
+def checkpointed(student: Student, wanted: bool) -> Iterator[None]:
     """The backward pass computes each block's activations again, so that those of one are held at a time."""
     found = list(blocks(student.model.model.diffusion_model)) if wanted else []
     try:
@@ -91,7 +97,7 @@ def checkpointed(student, wanted):
             del block.forward
 
 
-def blocks(network):
+def blocks(network: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The topmost modules that are more than a list of others."""
     for child in network.children():
         if isinstance(child, (torch.nn.ModuleList, torch.nn.Sequential, torch.nn.ModuleDict)):

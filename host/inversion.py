@@ -8,12 +8,15 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
 
 from ..ddim import invert
 from ..ddim.checks import allowed
 from . import latents, noise_left
 from .keyframes import Keyframes
-from .loop import model_calls, rows
+from .latents import Latent
+from .loop import batched, model_calls
 from .masked import MaskedNoise
 from .model import Start, alphas, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
@@ -44,10 +47,10 @@ class InvertedNoise(Travels):
     latent_format: object
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.held.seed
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         parts = [part.detach().cpu().float() for part in latents.parts(latent)]
         noise = self.held.generate_noise(latent | {"samples": latents.join(parts, latent)})
         if self.weight == 0 or not any(
@@ -85,8 +88,8 @@ class Inverted:
     """
 
     noise: InvertedNoise
-    latent: dict
-    state: dict
+    latent: Latent
+    state: Latent
     replay: comfy.samplers.KSAMPLER
     run: invert.Inversion
     sigmas: torch.Tensor
@@ -103,14 +106,14 @@ def sample_inversion(
     callback=None,
     disable=None,
     *,
-    result,
-    method,
-    eta,
-    tolerance,
-    max_iterations,
-    refine_sigmas,
-    batch_index,
-):
+    result: list[Result],
+    method: str,
+    eta: float,
+    tolerance: float,
+    max_iterations: int,
+    refine_sigmas: int,
+    batch_index: list[int],
+) -> torch.Tensor:
     """The host's sampler-function signature around ddim.invert: from the latent image to the noise.
 
     Appends a Result to `result`: the host divides what a sampler returns by 1 - sigma on flow models, which
@@ -123,7 +126,7 @@ def sample_inversion(
     levels = check_sigmas(sigmas, sampling)
     levels_alpha, start = alphas(sampling, levels), Start.of(sampling, levels[0])
     x, given = levels_alpha[-1] * model.latent_image.float(), len(levels)
-    asked, mask, model_options = rows(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
+    asked, mask, model_options = batched(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
     keyframes = Keyframes(guider, model_options, asked)
     stepwise = "denoise_mask_function" in model_options
     masked, unsettled = MaskedNoise(model, mask, start, levels_alpha, levels, stepwise), 0.0
@@ -177,27 +180,27 @@ def sample_inversion(
     return model.latent_image
 
 
-def cfg_guider(model, positive, negative, cfg):
-    """The host's CFGGuider."""
-    guider = comfy.samplers.CFGGuider(model)
+def cfg_guider(model: ModelPatcher, positive: list, negative: list, cfg: float) -> CFGGuider:
+    """The host's guider of a prompt and a negative one."""
+    guider = CFGGuider(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(cfg)
     return guider
 
 
 def invert_latent(
-    guider,
-    latent,
-    sigmas,
+    guider: CFGGuider,
+    latent: Latent,
+    sigmas: torch.Tensor,
     *,
-    method="exact",
-    eta=0.0,
-    tolerance=1e-5,
-    max_iterations=40,
-    refine_sigmas=0,
-    noise_seed=0,
-    measure=False,
-):
+    method: str = "exact",
+    eta: float = 0.0,
+    tolerance: float = 1e-5,
+    max_iterations: int = 40,
+    refine_sigmas: int = 0,
+    noise_seed: int = 0,
+    measure: bool = False,
+) -> Inverted:
     """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
     bad input, before any work."""
     check_options(method, eta, tolerance, max_iterations, refine_sigmas)
@@ -259,7 +262,7 @@ def check_model(model):
         )
 
 
-def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
+def check_options(method: str, eta: float, tolerance: float, max_iterations: int, refine_sigmas: int) -> None:
     """Raise ValueError that names the first bad option."""
     allowed("method", method, METHODS)
     if not 0.0 <= eta <= 1.0:
@@ -274,7 +277,14 @@ def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
         raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
 
 
-def sample(guider, noise, latent, sampler, sigmas, seed):
+def sample(
+    guider: CFGGuider,
+    noise: torch.Tensor,
+    latent: Latent,
+    sampler: comfy.samplers.KSAMPLER,
+    sigmas: torch.Tensor,
+    seed: int,
+) -> torch.Tensor:
     """A run with previews and progress, as the host's SamplerCustomAdvanced makes it: the sampled tensor."""
     callback = latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1)
     return guider.sample(
@@ -289,12 +299,12 @@ def sample(guider, noise, latent, sampler, sigmas, seed):
     )
 
 
-def packed(parts):
+def packed(parts: list[torch.Tensor]) -> torch.Tensor:
     """The one tensor that a sampler sees for the parts of a LATENT."""
     return parts[0] if len(parts) == 1 else comfy.utils.pack_latents(parts)[0]
 
 
-def unpacked(x, latent):
+def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
     """The inverse of `packed`, in the form of `latent`'s samples."""
     shapes = [part.shape for part in latents.parts(latent)]
     return x if len(shapes) == 1 else latents.join(comfy.utils.unpack_latents(x, shapes), latent)

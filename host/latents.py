@@ -1,30 +1,36 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
+from collections.abc import Sequence
 from inspect import signature
 
 import comfy.nested_tensor
 import comfy.sample
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
+
+Latent = (
+    dict  # "samples": a tensor (B, C, ...) or the host's nested one; noise_mask, batch_index, marks of others
+)
 
 
-def parts(latent):
+def parts(latent: Latent) -> list[torch.Tensor]:
     """The tensors (B, ...) of a LATENT: one, or several where it is nested."""
     samples = latent["samples"]
     return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
 
 
-def join(tensors, latent):
+def join(tensors: list[torch.Tensor], latent: Latent) -> torch.Tensor:
     """The inverse of `parts`: nested again where `latent` is."""
     return nest(tensors) if getattr(latent["samples"], "is_nested", False) else tensors[0]
 
 
-def nest(tensors):
+def nest(tensors: list[torch.Tensor]) -> comfy.nested_tensor.NestedTensor:
     """The host's nested tensor of several tensors."""
     return comfy.nested_tensor.NestedTensor(tensors)
 
 
-def batch_indices(latent):
+def batch_indices(latent: Latent) -> list[int]:
     """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
     count = parts(latent)[0].shape[0]
     given = latent.get("batch_index")
@@ -39,13 +45,13 @@ def batch_indices(latent):
     return indices
 
 
-def empty(latent, indices):
+def empty(latent: Latent, indices: Sequence[int]) -> Latent:
     """A LATENT of zeros of the same kind for the pictures `indices`."""
     zeros = [torch.zeros((len(indices), *part.shape[1:]), dtype=part.dtype) for part in parts(latent)]
     return {"samples": join(zeros, latent), "batch_index": list(indices)}
 
 
-def repeat_pictures(latent, times):
+def repeat_pictures(latent: Latent, times: int) -> Latent:
     """Each picture of a LATENT `times` times in a row, numbered anew from 0, its mask with it."""
     tensors = parts(latent)
     count = tensors[0].shape[0]
@@ -60,7 +66,7 @@ def repeat_pictures(latent, times):
     return repeated
 
 
-def take(latent, rows):
+def take(latent: Latent, rows: list[int]) -> Latent:
     """The rows of a LATENT, each with its mask and the index that its noise belongs to."""
     indices = batch_indices(latent)
     taken = latent | {
@@ -74,7 +80,7 @@ def take(latent, rows):
     return taken
 
 
-def fitting(latent, model=None):
+def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
     size."""
     if model is None:
@@ -89,7 +95,7 @@ def fitting(latent, model=None):
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check(latent, model):
+def check(latent: Latent, model: ModelPatcher) -> Latent:
     """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it or its noise_mask,
     NaN or infinity, another number of channels or dimensions than the model's, or a batch_index that does not
     fit."""
@@ -120,7 +126,7 @@ def check(latent, model):
     return ready
 
 
-def check_mask(name, mask):
+def check_mask(name: str, mask: torch.Tensor) -> None:
     """Raise ValueError unless a MASK holds values from 0 to 1."""
     if mask.numel() == 0:
         raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")

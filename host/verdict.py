@@ -4,12 +4,13 @@ import torch
 
 from ..ddim import invert
 from . import latents
+from .inversion import Inverted
 
 EXACT, VISIBLE = 1e-4, 1e-2  # RMSE of the latent that the model sees: below, nothing is lost; above, it shows
 
 
-def report(found, tolerance, eta, method):
-    """A verdict in plain words, then the figures, a line each. found: host.inversion.Inverted."""
+def report(found: Inverted, tolerance: float, eta: float, method: str) -> str:
+    """A verdict in plain words, then the figures, a line each."""
     run, steps = found.run, len(found.run.maps)
     worst = [max(errors, default=0.0) for errors in run.errors]
     missed = [i for i in range(steps) if worst[i] > tolerance] if eta == 0 and method == "exact" else []
@@ -55,7 +56,9 @@ def report(found, tolerance, eta, method):
     return "\n".join(lines)
 
 
-def verdict(found, missed, worst, tolerance, eta, method):
+def verdict(
+    found: Inverted, missed: list[int], worst: list[float], tolerance: float, eta: float, method: str
+) -> str:
     """Whether the picture comes back, and what to do where it does not."""
     run = found.run
     if (run.unsteady or 0.0) > tolerance:
@@ -88,5 +91,5 @@ def verdict(found, missed, worst, tolerance, eta, method):
     return "The picture comes back exactly" + (", by the replay sampler." if eta > 0 else ".")
 
 
-def step(found, i):
+def step(found: Inverted, i: int) -> str:
     return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"
