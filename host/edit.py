@@ -6,10 +6,10 @@ from comfy.model_patcher import ModelPatcher
 
 from ..ddim import edit, invert
 from . import latents, noise_left
-from .inversion import check_model, packed, sample
+from .inversion import packed, sample
 from .latents import Latent
 from .loop import model_calls
-from .model import alphas, check_sigmas, model_sampling
+from .model import alphas, check_no_cache, check_sigmas, model_sampling
 from .noise import batch_noise
 from .sampler import stream
 
@@ -119,7 +119,7 @@ def edit_latent(
     bad input, before any work."""
     check_options(eta, averages, softness)
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), 0.0)
     if softness > 0 and len(latents.parts(latent)) > 1:
         raise ValueError("mask_softness works on one kind of latent; latent_image holds video with sound")

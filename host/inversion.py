@@ -18,9 +18,9 @@ from .keyframes import Keyframes
 from .latents import Latent
 from .loop import batched, model_calls
 from .masked import MaskedNoise
-from .model import Start, alphas, check_sigmas, model_sampling
+from .model import Start, alphas, check_no_cache, check_sigmas, model_sampling
 from .noise import HeldNoise, batch_noise, latent_noise
-from .progress import tell
+from .page import tell
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
 from .travel import Travels
@@ -206,7 +206,7 @@ def invert_latent(
     check_options(method, eta, tolerance, max_iterations, refine_sigmas)
     model = guider.model_patcher
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), levels[-1])
     indices, result = latents.batch_indices(latent), []
     options = {
@@ -250,16 +250,6 @@ def invert_latent(
         ]
         found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
-
-
-def check_model(model):
-    """Raise ValueError for a MODEL that skips calls by what came before."""
-    cache = model.model_options.get("transformer_options", {}).get("easycache")
-    if cache is not None:
-        raise ValueError(
-            f"model: {cache.name} takes answers over from the calls before, which come in another order here."
-            f" Connect the model from before {cache.name}"
-        )
 
 
 def check_options(method: str, eta: float, tolerance: float, max_iterations: int, refine_sigmas: int) -> None:

@@ -73,10 +73,11 @@ def sigmas_at(sampling: ModelSampling, timesteps: Sequence[int]) -> torch.Tensor
 
 def check_no_cache(model: ModelPatcher) -> None:
     """Raise ValueError for a MODEL whose answer to a call depends on the calls before it."""
-    if "easycache" in model.model_options.get("transformer_options", {}):
+    cache = model.model_options.get("transformer_options", {}).get("easycache")
+    if cache is not None:
         raise ValueError(
-            "model: EasyCache and LazyCache answer a call from those before it in one run, so nothing can be"
-            " measured through them. Connect the model as it is before the cache"
+            f"model: {cache.name} answers a call from those before it, which here come in another order than"
+            f" in sampling. Connect the model from before {cache.name}"
         )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ..ddim.checks import allowed, within
 from ..ddim.measured.coefficients import Coefficients
-from ..ddim.measured.schedule import CRITERIA, Measured, measure
+from ..ddim.measured.schedule import CRITERIA, Measurement, measure
 from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
 from .measured import Guidance, Recipe, kind, plain, rounded
@@ -105,7 +105,7 @@ def measured_schedule(
     images: int = 4,
     refine: int = 4,
     guider: comfy.samplers.CFGGuider | None = None,
-) -> tuple[torch.Tensor, Recipe | None, Measured]:
+) -> tuple[torch.Tensor, Recipe | None, Measurement]:
     """(SIGMAS (steps + 1,), Recipe of coefficients or None where they gain nothing, what was found) for a
     MODEL.
 
@@ -157,7 +157,7 @@ def measured_schedule(
         told = watched["model_options"]["transformer_options"]
         reference = told["sample_sigmas"]
 
-        def denoise(x, sigma):
+        def answer(x, sigma):
             comfy.model_management.throw_exception_if_processing_interrupted()
             # Context windows look for the call's sigma here.
             among = torch.isclose(reference, reference.new_tensor(sigma), rtol=1e-4).any()
@@ -168,7 +168,7 @@ def measured_schedule(
             return x0
 
         measured = measure(
-            denoise,
+            answer,
             x,
             levels,
             steps,

@@ -217,7 +217,7 @@ def report(found, on, seconds):
     """What was found and what it cost, in a few lines."""
     steps = len(found.by_steps)
     lines = [gain(found, steps), f"schedule: {found.source}; measured on {on}"]
-    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.measured}
+    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.plain}
     lines.append(", ".join(f"{how}: {error:.4g}" for how, error in errors.items() if error is not None))
     if found.rivals:
         runs = sorted(found.rivals.items(), key=lambda each: each[1])

@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..host import grid, routes
+from ..host import grid, page
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input, denoise_input, eta_input, model_input, prompt_inputs, stride_input
 from .schema import schema
@@ -93,7 +93,6 @@ class DDIMDialGrid(io.ComfyNode):
                 ),
                 io.Int.Output(display_name="columns", tooltip="How many pictures stand in a row."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -122,10 +121,9 @@ class DDIMDialGrid(io.ComfyNode):
         if grid.model_calls(cells) > max_calls:
             raise ValueError(f"this grid takes {cost}; max_calls is {max_calls:,}")
         logging.info("DDIM Dial Grid: %s", cost)
-        if cls.hidden is not None:
-            routes.tell(cls.hidden.unique_id, cost)
+        page.tell(cost)
         latent = grid.sample(model, positive, negative, latent_image, cells)
-        routes.tell_cells([cell.dials for cell in cells])
+        page.tell_cells([cell.dials for cell in cells])
         return io.NodeOutput(latent, "\n".join(cell.label for cell in cells), columns)
 
 

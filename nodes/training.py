@@ -4,8 +4,7 @@ import time
 
 from comfy_api.latest import io, ui
 
-from ..host import draft_lora, schedule
-from ..host.progress import duration, tell
+from ..host import draft_lora, page, schedule
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input, stride_input
 from .schema import schema
@@ -164,7 +163,7 @@ class DDIMDraftLoRA(io.ComfyNode):
 
         def progress(done, loss):
             left = (time.monotonic() - begun) / done * (rounds - done)
-            tell(f"round {done} of {rounds}, loss {loss:.4g}, {duration(left)} left")
+            page.tell(f"round {done} of {rounds}, loss {loss:.4g}, {duration(left)} left")
 
         draft = draft_lora.train(
             model,
@@ -185,6 +184,11 @@ class DDIMDraftLoRA(io.ComfyNode):
         )
         text = report(draft, rounds, time.monotonic() - begun)
         return io.NodeOutput(draft.lora, {"loss": draft.losses}, sigmas, text, ui=ui.PreviewText(text))
+
+
+def duration(seconds):
+    """Time, as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def report(draft, rounds, seconds):

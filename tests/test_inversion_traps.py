@@ -152,7 +152,7 @@ def test_guidance_with_a_momentum_is_noticed(shipped):
 def test_a_cache_is_refused_by_name(node):
     model, given = mixture()
     cached = getattr(nodes_easycache, node).execute(model, 0.2, 0.1, 0.9, False).args[0]
-    with pytest.raises(ValueError, match=f"model: {node[:-4]} takes answers over"):
+    with pytest.raises(ValueError, match=f"model: {node[:-4]} answers a call from those before it"):
         found(cached, given, sigmas_of(model, 5))
 
 

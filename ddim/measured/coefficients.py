@@ -106,6 +106,11 @@ class Fit:
         self.weights: list[tuple[float, ...]] = []
         self.strayed: list[float] = []  # at each level, times what survives of it at sigma 0
 
+    @property
+    def straying(self) -> float:
+        """How far from the reference the run was on its way, a mean over the levels and sigma 0."""
+        return sum(self.strayed) / (len(self.strayed) + 1)
+
     def begin(self, sigmas):
         features = Features(sigmas, self.guidance)
 
