@@ -35,7 +35,7 @@ def register() -> None:
             return web.json_response({"error": str(error)}, status=400)
 
 
-def server():
+def server() -> object | None:
     """The host's PromptServer; None in tests and scripts."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 

@@ -72,7 +72,9 @@ def reference_run(model: Model, x: torch.Tensor, sigmas: list[float], seen: Seen
     return Reference(sigmas, states, recorded)
 
 
-def moved(x, slopes, sigmas, start, stop):
+def moved(
+    x: torch.Tensor, slopes: list[torch.Tensor], sigmas: list[float], start: float, stop: float
+) -> torch.Tensor:
     """x after going from sigma start to stop, with slopes at the last of sigmas."""
     for slope, weight in zip(slopes, integrals(sigmas[-len(slopes) :], start, stop), strict=True):
         x = x + weight * slope
