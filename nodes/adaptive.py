@@ -240,7 +240,7 @@ def gain(found, steps):
     if not found.rivals:
         return f"{calls}: nothing was compared, as refine is 0; the sampler is plain"
     (sampler, schedule), error = min(found.rivals.items(), key=lambda each: each[1])
-    best = f"the best of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
+    best = f"the best tried of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
     if found.coefficients is None:
         return f"{calls}: coefficients gain nothing here, the sampler is plain; {best}"
     if found.held_out is None:
