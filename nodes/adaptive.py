@@ -11,6 +11,13 @@ from .finite import finite
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
+DISTILLED = 1.1  # a denoiser without guidance gives at most 1 (first_spread), few pictures a little more
+LOOKS_DISTILLED = (
+    "This model looks distilled: without guidance its first estimates differ more between seeds than its"
+    " pictures do. Such a model knows the jumps that it was made for: its own levels, in DDIM Custom Schedule,"
+    " may serve it better"
+)
+
 
 class DDIMAdaptiveScheduler(io.ComfyNode):
     @classmethod
@@ -205,6 +212,9 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             pictures += f" of each of {len(prompts)} prompts"
         at = f"at cfg {cfg:g}" if guider is None else f"with {type(guider).__name__}"
         text = report(found, f"{pictures} {at}", time.perf_counter() - begun)
+        unguided = cfg == 1 if guider is None else measured.plain(guider) and guider.cfg == 1
+        if unguided and found.first_spread > DISTILLED:
+            text += f"\n{LOOKS_DISTILLED}"
         if recipe is None:
             sampler = probe.plain_sampler(sampler_name, order)
             written = measured.sigmas_text(sigmas)

@@ -39,6 +39,9 @@ class Measurement:
     source: str  # the schedule's name
     by_steps: list[float]  # sums of the errors of the best 1, 2, ... K jumps between recorded levels
     calls: int  # model calls, each of all pictures
+    first_spread: (
+        float  # of x0_hat at the first level, between pictures, over that of their ends; 0 of one alone
+    )
     plain: float | None = None  # error of the sampler that it is for, without coefficients
     coefficients: Coefficients | None = None
     held_out: float | None = None  # error with coefficients, each picture with those of the others
@@ -139,11 +142,23 @@ def measure(
         source=best,
         by_steps=[total for _, total in paths],
         calls=trials.calls,
+        first_spread=first_spread(reference),
         plain=by_plain.get(best),
         coefficients=fit and Coefficients(tuple(sigmas), tuple(fit.weights), guidance is not None),
         held_out=held_out if fit and len(x) > 1 else None,
         rivals={pair: error for pair, error in runs.items() if pair[1] in known},
     )
+
+
+def first_spread(reference: Reference) -> float:
+    """How much x0_hat at the first level differs between the pictures, over how much their ends do.
+
+    A denoiser's x0_hat is the mean of what a picture may become, and means differ less than what they are
+    means of (the law of total variance): at most 1 without guidance, on any model that was not distilled.
+    """
+    first = reference.x[0] - float(reference.sigmas[0]) * reference.slopes[0]
+    spreads = [x.sub(x.mean(0)).square().mean().sqrt() for x in (first, reference.end)]
+    return float(spreads[0] / spreads[1]) if len(first) > 1 else 0.0
 
 
 def path_error(
