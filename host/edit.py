@@ -6,7 +6,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..ddim import edit, invert
 from . import latents, noise_left
-from .inversion import packed, sample
+from .guiders import sample
 from .latents import Latent
 from .loop import model_calls
 from .model import alphas, check_no_cache, check_sigmas, model_sampling
@@ -133,7 +133,7 @@ def edit_latent(
     edited = sample(guider, latents.join(zeros, latent), latent, sampler, sigmas, seed)
     run = result[0]
     process_in = model.get_model_object("latent_format").process_in
-    before = process_in(packed(latents.parts(latent)).float().cpu())
+    before = process_in(latents.packed(latents.parts(latent)).float().cpu())
     change = invert.on_cpu(run.picture) - before
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)

@@ -112,7 +112,7 @@ def written(value: float | str) -> float | str:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def model_calls(cells: list[Cell]) -> int:
+def cost(cells: list[Cell]) -> int:
     """Model calls of a grid: equal cells are computed once."""
     return sum({cell.key: cell.calls for cell in cells}.values())
 
@@ -121,7 +121,7 @@ def sample(model: ModelPatcher, positive: list, negative: list, latent: Latent, 
     """The first picture of a LATENT in every cell, as a batch; previews and progress are those of the whole
     grid."""
     picture = latents.take(latents.check(latent, model), [0])
-    total, done, drawn = model_calls(cells), 0, {}
+    total, done, drawn = cost(cells), 0, {}
     preview = latent_preview.prepare_callback(model, total)
 
     def shown(before):

@@ -5,15 +5,13 @@ import math
 from dataclasses import dataclass
 
 import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 
 from ..ddim import invert
 from ..ddim.checks import allowed
 from . import latents, noise_left
+from .guiders import sample
 from .keyframes import Keyframes
 from .latents import Latent
 from .loop import batched, model_calls
@@ -57,8 +55,10 @@ class InvertedNoise(Travels):
             part.any() for part in parts
         ):  # the host leaves an empty latent as it is
             return noise
-        seen = self.latent_format.process_in(packed(parts))
-        return unpacked(packed(latents.parts({"samples": noise})) - self.weight * seen, latent)
+        seen = self.latent_format.process_in(latents.packed(parts))
+        return latents.unpacked(
+            latents.packed(latents.parts({"samples": noise})) - self.weight * seen, latent
+        )
 
 
 @dataclass
@@ -180,14 +180,6 @@ def sample_inversion(
     return model.latent_image
 
 
-def cfg_guider(model: ModelPatcher, positive: list, negative: list, cfg: float) -> CFGGuider:
-    """The host's guider of a prompt and a negative one."""
-    guider = CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
-
-
 def invert_latent(
     guider: CFGGuider,
     latent: Latent,
@@ -223,7 +215,7 @@ def invert_latent(
     run, start, levels = result[0].run, result[0].start, result[0].levels
 
     empty, top = latents.empty(latent, indices), run.states[0]
-    numbers = empty | {"samples": unpacked(top / start.scale, latent)}
+    numbers = empty | {"samples": latents.unpacked(top / start.scale, latent)}
     held = HeldNoise.of(numbers, noise_seed, "inverted noise")
     noise = InvertedNoise(held, start.alpha / start.scale, model.get_model_object("latent_format"))
     drawn = noise.generate_noise(empty if start.top else latent)
@@ -234,7 +226,7 @@ def invert_latent(
     found = Inverted(
         noise=noise,
         latent=noise_left.mark(kept | {"samples": drawn}, math.inf),
-        state=noise_left.mark(kept | {"samples": unpacked(state, latent)}, levels[0]),
+        state=noise_left.mark(kept | {"samples": latents.unpacked(state, latent)}, levels[0]),
         replay=replay_sampler(run, sigmas, eta, model_sampling(model)),
         run=run,
         sigmas=sigmas,
@@ -245,7 +237,7 @@ def invert_latent(
         with_sampler = found.replay if eta > 0 else ddim_sampler()
         again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
         seen = [
-            noise.latent_format.process_in(packed(latents.parts(each))).float().cpu()
+            noise.latent_format.process_in(latents.packed(latents.parts(each))).float().cpu()
             for each in ({"samples": again}, latent)
         ]
         found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
@@ -265,36 +257,3 @@ def check_options(method: str, eta: float, tolerance: float, max_iterations: int
         raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
     if refine_sigmas < 0:
         raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
-
-
-def sample(
-    guider: CFGGuider,
-    noise: torch.Tensor,
-    latent: Latent,
-    sampler: comfy.samplers.KSAMPLER,
-    sigmas: torch.Tensor,
-    seed: int,
-) -> torch.Tensor:
-    """A run with previews and progress, as the host's SamplerCustomAdvanced makes it: the sampled tensor."""
-    callback = latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1)
-    return guider.sample(
-        noise,
-        latent["samples"],
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-
-
-def packed(parts: list[torch.Tensor]) -> torch.Tensor:
-    """The one tensor that a sampler sees for the parts of a LATENT."""
-    return parts[0] if len(parts) == 1 else comfy.utils.pack_latents(parts)[0]
-
-
-def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
-    """The inverse of `packed`, in the form of `latent`'s samples."""
-    shapes = [part.shape for part in latents.parts(latent)]
-    return x if len(shapes) == 1 else latents.join(comfy.utils.unpack_latents(x, shapes), latent)

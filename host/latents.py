@@ -30,6 +30,17 @@ def nest(tensors: list[torch.Tensor]) -> comfy.nested_tensor.NestedTensor:
     return comfy.nested_tensor.NestedTensor(tensors)
 
 
+def packed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The one tensor that a sampler sees for the parts of a LATENT."""
+    return tensors[0] if len(tensors) == 1 else comfy.utils.pack_latents(tensors)[0]
+
+
+def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
+    """The inverse of `packed`, in the form of `latent`'s samples."""
+    shapes = [part.shape for part in parts(latent)]
+    return x if len(shapes) == 1 else join(comfy.utils.unpack_latents(x, shapes), latent)
+
+
 def batch_indices(latent: Latent) -> list[int]:
     """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
     count = parts(latent)[0].shape[0]

@@ -20,7 +20,8 @@ import torch
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 
-from .inversion import InvertedNoise, packed
+from . import latents
+from .inversion import InvertedNoise
 from .latents import Latent
 from .noise import HeldNoise
 
@@ -134,7 +135,7 @@ def load(name: str) -> tuple[HeldNoise | InvertedNoise, Latent, dict]:
     held = HeldNoise(tuple(parts), tuple(indices), seed, title, bool(form.get("empty_only")))
     if weight is None:
         return held, held.empty_latent(), recipe
-    known = _latent_format(format_name, packed(parts).float())
+    known = _latent_format(format_name, latents.packed(parts).float())
     if known is None or type(weight) is not float or not math.isfinite(weight):
         raise ValueError(
             f"file: {name} holds inverted noise of weight {weight!r} for the latent format {format_name!r},"
@@ -160,7 +161,7 @@ def _form(noise, parts):
     if not _looks_at_latents(noise):
         return {}
     if isinstance(noise, InvertedNoise):
-        name, seen = type(noise.latent_format).__name__, packed(list(parts)).float()
+        name, seen = type(noise.latent_format).__name__, latents.packed(list(parts)).float()
         known = _latent_format(name, seen)
         if known and torch.equal(known.process_in(seen), noise.latent_format.process_in(seen)):
             return {"weight": noise.weight, "latent_format": name}

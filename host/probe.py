@@ -21,7 +21,8 @@ from .model import ModelSampling, check_no_cache, model_sampling
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
-RESOLUTION = 20001
+SAMPLERS = ("DDIM", "dpmpp_2m", "measured")
+RESOLUTION = 20001  # points of the curve of places over log sigma, which is read backwards
 
 
 def probe_levels(sampling: ModelSampling, count: int) -> list[float]:
@@ -54,9 +55,6 @@ def host_schedules(sampling: ModelSampling, steps: int) -> dict[str, list[float]
         if sigmas.isfinite().all() and (sigmas.diff() < 0).all():
             found[name] = sigmas.tolist()
     return found
-
-
-SAMPLERS = ("DDIM", "dpmpp_2m", "measured")
 
 
 class Prompts(comfy.samplers.CFGGuider):

@@ -8,14 +8,14 @@ from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..host import measured, probe
 from .finite import finite
-from .inputs import SEED_MAX, cfg_input
+from .inputs import cfg_input, seed_input
 from .schema import schema
 
 DISTILLED = 1.1  # a denoiser without guidance gives at most 1 (first_spread), few pictures a little more
 LOOKS_DISTILLED = (
     "This model looks distilled: without guidance its first estimates differ more between seeds than its"
-    " pictures do. Such a model knows the jumps that it was made for: its own levels, in DDIM Custom Schedule,"
-    " may serve it better"
+    " pictures do. Such a model knows the jumps that it was made for: its own levels, in DDIM Custom"
+    " Schedule, may serve it better"
 )
 
 
@@ -92,13 +92,9 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                         " better; fewer need less memory and time."
                     ),
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
+                seed_input(
+                    "Seed of the measured pictures. You need not sample with it.",
                     control_after_generate=False,
-                    tooltip="Seed of the measured pictures. You need not sample with it.",
                 ),
                 io.Int.Input(
                     "refine",

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..host import inversion, verdict
+from ..host import guiders, inversion, verdict
 from ..host.replay import held_to_the_record
 from .finite import finite
 from .inputs import SEED_MAX, cfg_input
@@ -210,7 +210,7 @@ class DDIMInversion(io.ComfyNode):
         refine_sigmas=0,
     ):
         return found(
-            inversion.cfg_guider(model, positive, negative, cfg),
+            guiders.cfg_guider(model, positive, negative, cfg),
             latent_image,
             sigmas,
             method=method,

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..drawing import schedules
 from ..host import film_strip, schedule
-from ..host.inversion import cfg_guider
+from ..host.guiders import cfg_guider
 from ..host.model import check_sigmas, model_sampling
 from .finite import finite
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..host import draft_lora, page, schedule
 from .finite import finite
-from .inputs import SEED_MAX, cfg_input, stride_input
+from .inputs import cfg_input, seed_input, stride_input
 from .schema import schema
 
 
@@ -70,13 +70,9 @@ class DDIMDraftLoRA(io.ComfyNode):
                     tooltip="Of Adam. It falls to zero over the second half of the rounds.",
                 ),
                 io.Int.Input("batch", default=8, min=1, max=1024, tooltip="Pictures a round."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
+                seed_input(
+                    "Of the teacher's noise and the choice of prompts. To go on, take another.",
                     control_after_generate=False,
-                    tooltip="Of the teacher's noise and the choice of prompts. To go on, take another.",
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
