@@ -83,6 +83,18 @@ def value(name: str, dial: str, word: str) -> float | str:
     raise ValueError(f"{name} holds {word!r}; {dial} takes {numbers} from {least} to {most}")
 
 
+def sides(dials: dict, across: str, across_values: str, down: str, down_values: str) -> tuple[list, list]:
+    """The values of the columns and of the rows, as `values` gives them."""
+    allowed("across", across, DIALS)
+    allowed("down", down, DIALS)
+    if across == down:
+        raise ValueError(f"across and down are both {across}; they must be two dials")
+    return (
+        values("across_values", across, across_values, dials),
+        values("down_values", down, down_values, dials),
+    )
+
+
 def plan(
     model: ModelPatcher, dials: dict, across: str, across_values: str, down: str, down_values: str
 ) -> tuple[list[Cell], int]:
@@ -90,12 +102,7 @@ def plan(
 
     dials  the value of every dial, and of denoise, where they are not varied
     """
-    allowed("across", across, DIALS)
-    allowed("down", down, DIALS)
-    if across == down:
-        raise ValueError(f"across and down are both {across}; they must be two dials")
-    columns = values("across_values", across, across_values, dials)
-    rows = values("down_values", down, down_values, dials)
+    columns, rows = sides(dials, across, across_values, down, down_values)
     cells = []
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}
