@@ -17,10 +17,11 @@ from comfy.model_patcher import ModelPatcher
 from ..ddim import distill, solve
 from ..ddim.checks import within
 from . import latents
-from .adapters import Student, checkpointed
+from .adapters import Student, training
 from .latents import Latent
-from .model import ModelSampling, alphas, check_sigmas, levels_at, model_sampling, rows_of
+from .model import ModelSampling, alphas, check_no_cache, check_sigmas, levels_at, model_sampling, rows_of
 from .noise import batch_noise
+from .recompute import checkpointed
 
 SUBSTEPS = 4  # of the teacher in a jump of the student
 FINE = 8  # of the reference that errors are measured against
@@ -80,6 +81,7 @@ def train(
     within("learning_rate", rate, 1e-7, 1)
     if not prompts:
         raise ValueError("there are no prompts: connect positive, or clip and write captions")
+    check_no_cache(model)
     levels = check_sigmas(sigmas, model_sampling(model))
     if levels[-1] != 0 or len(set(levels)) < len(levels):
         raise ValueError("sigmas must fall to 0, each level once; the last jump ends at the picture")
@@ -88,11 +90,11 @@ def train(
         raise ValueError("latent_image holds video with sound; a draft LoRA learns one kind of latent")
     draft = Draft()
 
-    def training(network, x, sigmas, extra_args, callback, disable):
+    def school(network, x, sigmas, extra_args, callback, disable):
         lesson = Lesson(student, network, extra_args, levels, cfg, seed, x)
         bar, preview = comfy.utils.ProgressBar(rounds), latent_preview.prepare_callback(model, rounds)
         try:
-            for loss in lesson.rounds(rounds, runs, rate, batch):
+            for loss in lesson.rounds(rounds, runs, rate, batch, checkpointing):
                 draft.losses.append(loss)
                 done = len(draft.losses)
                 bar.update_absolute(done, rounds)
@@ -114,8 +116,8 @@ def train(
         guider = comfy.samplers.CFGGuider(student.model)
         guider.set_conds(prompts, negative)
         one = torch.zeros(1, *samples.shape[1:])
-        with checkpointed(student, checkpointing):
-            guider.sample(one, one, comfy.samplers.KSAMPLER(training), torch.tensor(levels), seed=seed)
+        with training():
+            guider.sample(one, one, comfy.samplers.KSAMPLER(school), torch.tensor(levels), seed=seed)
         draft.lora = student.lora()
     return draft
 
@@ -171,7 +173,7 @@ class Lesson:
             lambda x, sigma: self.answer(x, sigma, prompts, self.cfg, False), x, fine, substeps
         )
 
-    def rounds(self, rounds: int, runs: int, rate: float, batch: int) -> Iterator[float]:
+    def rounds(self, rounds, runs, rate, batch, checkpointing) -> Iterator[float]:
         """Train, and yield the loss of each round."""
         parameters = self.student.parameters()
         optimizer = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99))
@@ -190,9 +192,10 @@ class Lesson:
                 self.levels,
             )
             total = 0.0
-            for loss in losses:
-                loss.backward()
-                total += loss.item()
+            with checkpointed(self.student.model.model.diffusion_model, checkpointing):
+                for loss in losses:
+                    loss.backward()
+                    total += loss.item()
             if not total < float("inf"):
                 raise FloatingPointError(f"the loss of round {done + 1} is {total}; lower learning_rate")
             optimizer.step()
@@ -238,14 +241,15 @@ class Lesson:
         x, prompts = self.held_out(HELD_OUT)
         wanted = seen(self.teach(x, prompts, FINE)[-1])
         found = {"DDIM with this LoRA": self.draft(x, prompts)}
+        rivals = {self.cfg: [*self.levels[:-1:2], 0.0], 1.0: self.levels}
         for name, sampler in RIVALS.items():
-            for cfg, levels in ((1.0, self.levels), (self.cfg, [*self.levels[:-1:2], 0.0])):
+            for cfg, levels in rivals.items():
                 self.ask(prompts, cfg, False)
                 found[f"{name}, {len(levels) - 1} steps at cfg {cfg:g}"] = sampler(
                     self.network,
                     x,
                     torch.tensor(levels, device=x.device),
-                    extra_args=self.extra_args,
+                    extra_args=self.extra_args | {"seed": 0},  # they draw nothing, and add to it
                     disable=True,
                 )
         return {name: (seen(x) - wanted).square().mean().sqrt().item() for name, x in found.items()}
@@ -265,10 +269,14 @@ def subdivided(model_sampling: ModelSampling, levels: list[float], parts: int) -
     return [*found, 0.0]
 
 
-def fits(a: dict, b: dict) -> bool:
-    """Whether the host can compute two of its conditionings as one batch."""
-    return a["model_conds"].keys() == b["model_conds"].keys() and all(
-        value.can_concat(b["model_conds"][name]) for name, value in a["model_conds"].items()
+def fits(a, b):
+    """Whether the host can compute two of its conditionings as one batch: no ControlNet, area, mask or hooks
+    that the other has not."""
+    own = ("control", "area", "mask", "hooks", "gligen", "timestep_start", "timestep_end")
+    return (
+        a["model_conds"].keys() == b["model_conds"].keys()
+        and all(value.can_concat(b["model_conds"][name]) for name, value in a["model_conds"].items())
+        and all(a.get(name) is b.get(name) for name in own)
     )
 
 

@@ -10,7 +10,7 @@ import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..ddim.checks import allowed
+from ..ddim.checks import allowed, number
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
@@ -29,21 +29,17 @@ DIALS = ("eta", "steps", "cfg", "stride", "order", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give."""
+    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give; key is the
+    same for cells whose runs are the same."""
 
     label: str
     dials: dict
     sigmas: torch.Tensor
+    key: tuple
 
     @property
     def calls(self) -> int:
         return max(len(self.sigmas) - 1, 0)
-
-    @property
-    def key(self) -> tuple:
-        """The same for cells whose runs are the same."""
-        others = (value for dial, value in self.dials.items() if dial not in ("steps", "stride"))
-        return (*self.sigmas.tolist(), *others)
 
 
 def values(name: str, dial: str, text: str, dials: dict) -> list:
@@ -75,8 +71,8 @@ def value(name: str, dial: str, word: str) -> float | str:
         raise ValueError(f"{name} holds {word!r}; stride takes {', '.join(STRIDES)}")
     kind, least, most = RANGES[dial]
     try:
-        if least <= kind(word) <= most:  # NaN is in no range
-            return kind(word)
+        if least <= number(word, kind) <= most:
+            return number(word, kind)
     except ValueError:
         pass
     numbers = "whole numbers" if kind is int else "numbers"
@@ -103,15 +99,20 @@ def plan(
     dials  the value of every dial, and of denoise, where they are not varied
     """
     columns, rows = sides(dials, across, across_values, down, down_values)
-    cells = []
+    cells, schedules = [], {}
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}
         label = f"{across} {written(right)}, {down} {written(below)}"
-        try:
-            sigmas, _ = schedule.stride_sigmas(model, here["steps"], here["stride"], here["denoise"])
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from error
-        cells.append(Cell(label, here, sigmas))
+        visited = here["steps"], here["stride"], here["denoise"]
+        if visited not in schedules:  # which a hundred cells may share
+            try:
+                sigmas, _ = schedule.stride_sigmas(model, *visited)
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            schedules[visited] = sigmas, tuple(sigmas.tolist())
+        sigmas, levels = schedules[visited]
+        others = (value for dial, value in here.items() if dial not in ("steps", "stride"))
+        cells.append(Cell(label, here, sigmas, (levels, *others)))
     return cells, len(columns)
 
 

@@ -84,6 +84,7 @@ class Inverted:
     sigmas      SIGMAS of the run, those given or refined
     top         whether they start at pure noise
     unsettled   see Result
+    masked      whether under a noise mask
     round_trip  RMSE of the worst picture, or None where not measured
     """
 
@@ -95,6 +96,7 @@ class Inverted:
     sigmas: torch.Tensor
     top: bool
     unsettled: float
+    masked: bool
     round_trip: float | None = None
 
 
@@ -232,6 +234,7 @@ def invert_latent(
         sigmas=sigmas,
         top=start.top,
         unsettled=result[0].unsettled,
+        masked=latent.get("noise_mask") is not None,
     )
     if measure:
         with_sampler = found.replay if eta > 0 else ddim_sampler()

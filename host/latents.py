@@ -1,17 +1,19 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from inspect import signature
+from operator import index
 
 import comfy.nested_tensor
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 
-Latent = (
-    dict  # "samples": a tensor (B, C, ...) or the host's nested one; noise_mask, batch_index, marks of others
-)
+# "samples": a tensor (B, C, ...) or the host's nested one; noise_mask, batch_index, marks of others
+Latent = dict
 
 
 def parts(latent: Latent) -> list[torch.Tensor]:
@@ -47,13 +49,14 @@ def batch_indices(latent: Latent) -> list[int]:
     given = latent.get("batch_index")
     if given is None:
         return list(range(count))
-    indices = [int(index) for index in given]
-    if len(indices) != count or min(indices, default=0) < 0:
-        raise ValueError(
-            f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count}"
-            " pictures."
-        )
-    return indices
+    with suppress(TypeError):  # of something that is no list, or holds no whole number
+        indices = [index(each) for each in given]
+        if len(indices) == count and min(indices, default=0) >= 0:
+            return indices
+    raise ValueError(
+        f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its {count}"
+        " pictures."
+    )
 
 
 def empty(latent: Latent, indices: Sequence[int]) -> Latent:
@@ -106,43 +109,68 @@ def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check_values(latent: Latent) -> None:
-    """Raise ValueError where there is nothing in a LATENT or its noise_mask, NaN or infinity, or where its
-    batch_index does not fit."""
-    batch_indices(latent)
+def check_form(latent, name="latent_image"):
+    """Raise ValueError that says what is wrong with a LATENT whatever model it is for: no samples, nothing in
+    them or the noise_mask, NaN or infinity, other than floating-point numbers, or a batch_index that does not
+    fit."""
+    samples = latent.get("samples") if isinstance(latent, dict) else latent
+    if not isinstance(latent, dict) or not hasattr(samples, "is_nested"):
+        raise ValueError(f"{name} is {latent!r:.60}; it must be a LATENT")
     for part in parts(latent):
-        if part.numel() == 0:
+        if part.ndim < 3 or part.numel() == 0:
             raise ValueError(
-                f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1"
+                f"{name} is empty: its shape is {tuple(part.shape)}; pictures, channels and every dimension"
+                " after them must be at least 1"
             )
-        if not torch.isfinite(part).all():
-            raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
+        check_numbers(name, part)
+    counts = {len(part) for part in parts(latent)}
+    if len(counts) > 1:
+        raise ValueError(f"{name} holds {sorted(counts)} pictures in its parts; they must be as many in each")
+    batch_indices(latent)
     if latent.get("noise_mask") is not None:
         for mask in parts({"samples": latent["noise_mask"]}):
-            if mask.numel() == 0 or not torch.isfinite(mask).all():
-                raise ValueError("latent_image: its noise_mask is empty, or holds NaN or infinite values")
+            if not isinstance(mask, torch.Tensor) or mask.ndim < 2 or mask.numel() == 0:
+                raise ValueError(f"{name}: its noise_mask is empty, or no MASK")
+            check_numbers(f"{name}: its noise_mask", mask)
 
 
-def check(latent: Latent, model: ModelPatcher) -> Latent:
-    """`latent` ready for `model`. Raises ValueError that says what is wrong: its values, or another number of
+def check_numbers(name, values):
+    if not values.is_floating_point():
+        raise ValueError(f"{name} holds numbers of type {values.dtype}; they must be floating-point numbers")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values; the node that made it went wrong")
+
+
+def check(latent, model):
+    """`latent` ready for `model`. Raises ValueError for what `check_form` refuses, and for another number of
     channels or dimensions than the model's."""
+    check_form(latent)
     ready, form = fitting(latent, model), model.get_model_object("latent_format")
-    wanted, most = form.latent_channels, form.latent_dimensions + 2
-    check_values(ready)
-    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
+    samples, wanted, most = ready["samples"], form.latent_channels, form.latent_dimensions + 2
+    if getattr(samples, "is_nested", False):
+        return ready
+    if samples.shape[1] != wanted:
         raise ValueError(
-            f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."
+            f"latent_image has {samples.shape[1]} channels; this model's latents have {wanted}."
             " Encode it with the model's own VAE."
         )
-    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].ndim > most:
+    if samples.ndim > most:
         raise ValueError(
-            f"latent_image has {ready['samples'].ndim} dimensions, {tuple(ready['samples'].shape)}; this"
-            f" model's latents have {most}. A video is for a video model."
+            f"latent_image has {samples.ndim} dimensions, {tuple(samples.shape)}; this model's latents have"
+            f" {most}. A video is for a video model."
         )
     return ready
 
 
-def check_mask(name: str, mask: torch.Tensor) -> None:
+def spread(mask, x):
+    """A MASK at the size and for each picture of x (B, C, ...), in its dtype and on its device. Raises
+    ValueError for sound, and for video with sound."""
+    if x.ndim < 4:
+        raise ValueError("mask: latent_image holds sound, or video with sound, which a mask does not fit")
+    return comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
+
+
+def check_mask(name, mask):
     """Raise ValueError unless a MASK holds values from 0 to 1."""
     if mask.numel() == 0:
         raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")

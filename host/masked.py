@@ -34,7 +34,7 @@ class MaskedNoise:
         self.picture, self.given = model.latent_image.float(), model.noise.float()
         self.rests = [torch.zeros(1)] * len(levels)
         # stepwise: the mask is another one at other sigmas (DifferentialDiffusion)
-        self.soft = mask is not None and bool(((mask > 0) & ((mask < 1) | stepwise)).any())
+        self.soft = mask is not None and bool(((mask != 0) & ((mask != 1) | stepwise)).any())
 
     def show(self, x: torch.Tensor, i: int) -> None:
         """Before the model is asked at level i about x."""
@@ -55,7 +55,7 @@ class MaskedNoise:
         self.model.noise, moved = noise, [0.0]
         for i, state in enumerate(run.states[:-1]):
             line = self.alphas[i] * self.picture + self.levels[i] * noise
-            rest = (self.mask > 0) * (line - state.to(line))
+            rest = (self.mask != 0) * (line - state.to(line))
             size = (self.alphas[i] ** 2 + self.levels[i] ** 2) ** 0.5
             step = (1 - self.mask) * (rest - self.rests[i].to(rest))
             moved.append(invert.root_mean_square(step).max().item() / size)
@@ -63,5 +63,5 @@ class MaskedNoise:
         run.states[0] = invert.on_cpu(self.start.alpha * self.picture + self.start.scale * noise)
         return max(moved) if self.soft else 0.0
 
-    def uncovered(self, noise: torch.Tensor) -> torch.Tensor:
-        return torch.where(self.mask > 0, noise, self.given)
+    def uncovered(self, noise):
+        return torch.where(self.mask != 0, noise, self.given)

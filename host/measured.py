@@ -12,6 +12,7 @@ import torch
 from comfy.model_base import BaseModel
 
 from ..ddim import solve
+from ..ddim.checks import number
 from ..ddim.measured.coefficients import Coefficients, Measured, in_rows
 from .loop import model_calls
 from .model import alphas, check_sigmas
@@ -179,9 +180,9 @@ def read(text: str, sigmas: torch.Tensor) -> Recipe:
             f"timesteps: coefficients of version {version}; this version of DDIM Toolkit reads {VERSION}"
         )
     try:
-        cfg = cfg if cfg.isidentifier() else float(cfg)  # a guider's class, or a number
+        cfg = cfg if cfg.isidentifier() else number(cfg)  # a guider's class, or a number
         guided = cfg != 1 and not isinstance(cfg, str)
-        weights = in_rows([float(word) for word in rest.split()], len(sigmas) - 1, guided)
+        weights = in_rows([number(word) for word in rest.split()], len(sigmas) - 1, guided)
         recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
     except ValueError as error:
         raise ValueError(f"timesteps: the coefficients are damaged: {error}") from error

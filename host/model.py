@@ -12,6 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 log = logging.getLogger(__name__)
+LEAST = torch.finfo(torch.float32).tiny  # below, one over it is infinite
 
 
 class ModelSampling(Protocol):
@@ -81,9 +82,9 @@ def check_no_cache(model: ModelPatcher) -> None:
         )
 
 
-def check_sigmas(sigmas: torch.Tensor, sampling: ModelSampling | None = None) -> list[float]:
-    """SIGMAS as a list of floats. Raises ValueError unless they are finite, >= 0, at least two, never rising,
-    start above 0 and (given ``sampling``) within the model's range."""
+def check_sigmas(sigmas, sampling=None):
+    """SIGMAS as a list of floats. Raises ValueError unless they are finite, 0 or at least LEAST, two or more,
+    never rising, start above 0 and (given ``sampling``) within the model's range."""
     levels = sigmas.detach().flatten().double().cpu().tolist()
     if len(levels) < 2:
         raise ValueError(
@@ -92,6 +93,8 @@ def check_sigmas(sigmas: torch.Tensor, sampling: ModelSampling | None = None) ->
     for i, level in enumerate(levels):
         if not math.isfinite(level) or level < 0:
             raise ValueError(f"sigmas[{i}] is {level}; every sigma must be finite and not negative")
+        if 0 < level < LEAST:
+            raise ValueError(f"sigmas[{i}] is {level:g}; the least above 0 is {LEAST:.2g}")
     for i, (t, s) in enumerate(itertools.pairwise(levels)):
         if s > t:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from math import isclose
 
-import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
@@ -92,7 +91,7 @@ def sample_replay(
     if extra_args.get("denoise_mask") is not None:
         record = Start.of(sampling, levels[0])
         model.noise = record.noise(states[0].to(x), model.latent_image)
-    where = 1.0 if mask is None else comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
+    where = 1.0 if mask is None else latents.spread(mask, x)
     parts = [k / len(maps) for k in range(first, len(maps))]
     weights = [strength * where if strength and start <= part < end else None for part in parts]
     x = states[first].to(x.device, copy=True).expand(x.shape)  # a callback may write into it

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -106,11 +105,7 @@ def sample_ddim(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
 
-    mask = options.mask
-    if mask is not None:
-        if x.ndim < 4:
-            raise ValueError("mask: latent_image holds video with sound, which eta's mask does not know")
-        mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
+    mask = None if options.mask is None else latents.spread(options.mask, x)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise,
@@ -131,7 +126,7 @@ def etas(options: Options, sampling: ModelSampling, levels: list[float]) -> list
     """The eta of each jump, by the level that it leaves and, for trajectory, the one that it goes to: so a
     stretch of the run has those of the whole run."""
     first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
-    found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
+    found = [options.eta if last < t <= first else 0.0 for t in levels[:-1]]
     if options.variance != "trajectory" or options.eta == 0:
         return found
     to = [s for s in levels[1:] if s > 0]

@@ -2,13 +2,13 @@
 
 import itertools
 import logging
-import math
 import re
 from collections.abc import Sequence
 
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..ddim import checks
 from ..ddim.checks import within
 from ..ddim.published import PUBLISHED
 from ..ddim.stride import timesteps
@@ -76,8 +76,11 @@ def custom_sigmas(model: ModelPatcher, text: str) -> torch.Tensor:
     """
     sampling = model_sampling(model)
     kind, numbers = written(text)
+    rows = len(table(sampling))
+    if kind == "timesteps" and rows <= numbers[0] <= float(sampling.timestep(sampling.sigma_max)) > rows:
+        kind = "times"  # of ModelSamplingDiscrete's lcm, whose table holds every 20th timestep alone
     if kind == "timesteps":
-        return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+        return sigmas_at(sampling, written_rows(numbers, rows))
     sigmas = torch.tensor([*sigmas_of_times(sampling, numbers), 0.0] if kind == "times" else numbers)
     check_sigmas(sigmas, sampling)
     return sigmas
@@ -146,9 +149,6 @@ def sigmas_of_times(sampling: ModelSampling, times: Sequence[float]) -> list[flo
 def number(word: str) -> float:
     """The finite number that a word writes; ValueError names the word."""
     try:
-        value = float(word)
+        return checks.number(word)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
-    return value
+        raise ValueError(f"timesteps holds {word!r}, which is not a finite number") from None

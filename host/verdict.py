@@ -48,6 +48,16 @@ def report(found: Inverted, tolerance: float, eta: float, method: str) -> str:
     if eta > 0:
         maps = torch.stack(run.maps[:-1] or run.maps)
         lines.append(f"noise maps: standard deviation {invert.gaussianity(maps)[0]:.3f}")
+    if found.noise.weight == 0:
+        lines.append(
+            "state: it is noise alone, which ComfyUI takes from `noise`, not from a latent; it is for sigmas"
+            " that start lower"
+        )
+    elif found.masked:
+        lines.append(
+            "state: it does not carry the noise mask, without which the picture does not come back; sample"
+            " from `noise` on the picture and its mask"
+        )
     if not found.top:
         lines.append(
             f"partial: the sigmas start at {found.sigmas[0]:.4g}, so the noise belongs to a latent; sample on"

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..host import measured, probe
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, seed_input
 from .schema import schema
 
@@ -164,7 +164,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..host import sheet
 from ..host.noise import SeedNoise
+from .checked import checked
 from .inputs import seed_input
 from .schema import schema
 
@@ -32,6 +33,7 @@ class DDIMSeed(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, seed):
         return io.NodeOutput(seed, SeedNoise(seed))
 
@@ -101,11 +103,10 @@ class DDIMContactSheet(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, images, picks, columns, latent_image=None, labels=""):
         each = sheet.frames_each(images, latent_image)
         rows = sheet.parse_picks(picks, len(images) // each)
-        if columns < 0:  # a link may bring it
-            raise ValueError(f"columns is {columns}; it must be 0 or more.")
         shown = {
             "pictures": sheet.save(images[::each]),
             "size": [images.shape[2], images.shape[1]],
@@ -171,6 +172,7 @@ class DDIMDraftSwitch(io.ComfyNode):
         return ["final"] if use_final else ["draft"]
 
     @classmethod
+    @checked
     def execute(cls, use_final, draft=None, final=None):
         return io.NodeOutput(final if use_final else draft)
 

@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..host import edit
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, seed_input
 from .schema import schema
 
@@ -90,7 +90,7 @@ class DDIMEdit(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -5,7 +5,7 @@ import logging
 from comfy_api.latest import io
 
 from ..host import grid, page
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
@@ -96,7 +96,7 @@ class DDIMDialGrid(io.ComfyNode):
         return True
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import guiders, inversion, verdict
 from ..host.replay import held_to_the_record
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -192,7 +192,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -245,7 +245,7 @@ class DDIMInversionAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         guider,
@@ -329,7 +329,7 @@ class DDIMReplayStrength(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, replay, strength, start, end, mask=None):
         return io.NodeOutput(held_to_the_record(replay, strength, start, end, mask))
 

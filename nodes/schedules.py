@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..host import measured, page, schedule
 from ..host.sampler import ddim_sampler
-from .finite import finite
+from .checked import checked
 from .inputs import denoise_input, stride_input
 from .schema import schema
 
@@ -39,7 +39,7 @@ class DDIMStrideScheduler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         note = schedule.note_on(model, visited, stride, denoise)
@@ -87,6 +87,7 @@ class DDIMCustomSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
         page.tell_sigmas(model, sigmas)

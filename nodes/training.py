@@ -5,7 +5,7 @@ import time
 from comfy_api.latest import io, ui
 
 from ..host import draft_lora, page, schedule
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, seed_input, stride_input
 from .schema import schema
 
@@ -125,7 +125,7 @@ class DDIMDraftLoRA(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

@@ -58,12 +58,41 @@ def test_replay_under_a_soft_mask_from_any_noise(eta):
         assert rmse(sample(model, other, given, part, result.replay, mask), given) < 5e-5
 
 
+def test_a_mask_that_leaves_0_to_1_is_no_hard_one():
+    """As bicubic resizing leaves it: what lies beyond 0 and 1 mixes the picture in too."""
+    model, given = mixture()
+    sigmas, mask = sigmas_of(model, 10), torch.linspace(-0.02, 1.03, 8).expand(1, 1, 8, 8).round(decimals=2)
+    mask = mask.where((mask < 0) | (mask > 1), mask.round())
+    result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
+    back = rmse(sample(model, result.noise, given, sigmas, EULER, mask), given)
+    assert back < 1e-4 or "differences under the soft mask" in verdict.report(result, 1e-5, 0.0, "exact")
+
+
 def test_a_soft_mask_with_the_papers_method_is_reported():
     model, given = mixture()
     result = inversion.invert_latent(
         guider(model), {"samples": given, "noise_mask": MASKS["half"]}, sigmas_of(model, 10), method="ddim"
     )
     assert "differences under the soft mask" in verdict.report(result, 1e-5, 0.0, "ddim")
+
+
+@pytest.mark.parametrize(
+    "kind, mask, said",
+    [
+        (ModelType.EPS, None, ""),
+        (ModelType.EPS, MASKS["ramp"], "state: it does not carry the noise mask"),
+        (ModelType.FLOW, None, "state: it is noise alone"),
+    ],
+)
+def test_a_state_that_does_not_return_the_picture_is_told(kind, mask, said):
+    model, given = mixture(kind)
+    sigmas = sigmas_of(model, 10)
+    result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
+    text = verdict.report(result, 1e-5, 0.0, "exact")
+    back = core.SamplerCustomAdvanced.execute(
+        core.Noise_EmptyNoise(), guider(model), EULER, sigmas, result.state
+    ).args[0]["samples"]
+    assert said in text and ("state:" in text) == (rmse(back, given) > 1e-3) == bool(said)
 
 
 def test_noise_is_not_taken_for_a_picture():
@@ -191,7 +220,7 @@ def test_latents_that_do_not_fit_are_named(latent, words):
 )
 def test_a_mask_that_holds_nothing_is_named(mask):
     model, given = mixture()
-    with pytest.raises(ValueError, match="latent_image: its noise_mask is empty, or holds NaN"):
+    with pytest.raises(ValueError, match="latent_image: its noise_mask (is empty|holds NaN)"):
         masked = {"samples": given, "noise_mask": mask}
         inversion.invert_latent(guider(model), masked, sigmas_of(model, 5))
     replay = found(model, given, sigmas_of(model, 5)).replay
