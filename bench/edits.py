@@ -62,7 +62,7 @@ def mean(name, values):
 def batch(model, clip, vae, captions, sources, targets):
     """{method: (errors (B, 3), calls)} of a batch of pairs."""
     import torch
-    from ddim_toolkit.host import edit, inversion, sampler, schedule
+    from ddim_toolkit.host import edit, guiders, inversion, sampler, schedule
     from ddim_toolkit.host.noise import latent_noise
     from ddim_toolkit.host.replay import held_to_the_record
 
@@ -91,22 +91,20 @@ def batch(model, clip, vae, captions, sources, targets):
         found[name] = torch.stack(errors, 1), calls
 
     def sample(noise, with_sampler, levels=sigmas, cfg=1.0):
-        guider = inversion.cfg_guider(model, target, negative, cfg)
-        return inversion.sample(guider, noise, latent, with_sampler, levels, 0)
+        guider = guiders.cfg_guider(model, target, negative, cfg)
+        return guiders.sample(guider, noise, latent, with_sampler, levels, 0)
 
     note_picture("the picture left alone", sources, 0)
     note_picture("the target through the VAE", vae.decode(vae.encode(targets).detach()), 0)
     ddim = sampler.ddim_sampler()
     for cfg in (1.0, 2.0):
-        exact = inversion.invert_latent(inversion.cfg_guider(model, source, negative, cfg), latent, sigmas)
+        exact = inversion.invert_latent(guiders.cfg_guider(model, source, negative, cfg), latent, sigmas)
         noise, calls = exact.noise.generate_noise(latent), exact.run.calls + STEPS
         note(f"exact inversion, cfg {cfg:g}", sample(noise, ddim, cfg=cfg), calls * (1 if cfg == 1 else 2))
         for strength in (0.05, 0.1, 0.25, 0.5, 0.75) if cfg == 1 else ():
             held = held_to_the_record(exact.replay, strength)
             note(f"exact inversion, replay strength {strength:g}", sample(noise, held), calls)
-    maps = inversion.invert_latent(
-        inversion.cfg_guider(model, source, negative, 1.0), latent, sigmas, eta=1.0
-    )
+    maps = inversion.invert_latent(guiders.cfg_guider(model, source, negative, 1.0), latent, sigmas, eta=1.0)
     for skipped in (0, 4, 8):
         samples = sample(maps.noise.generate_noise(latent), maps.replay, sigmas[skipped:])
         note(f"noise maps, {skipped / STEPS:.0%} skipped", samples, 2 * STEPS - skipped)

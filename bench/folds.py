@@ -11,7 +11,7 @@ def main(folder):
     import torch
     from ddim_toolkit.demo import model as demo
     from ddim_toolkit.demo import pictures
-    from ddim_toolkit.host import inversion
+    from ddim_toolkit.host import guiders, inversion
 
     model, clip, vae = demo.load()
     sigmas = comfy.samplers.calculate_sigmas(model.model.model_sampling, "karras", STEPS)
@@ -19,7 +19,7 @@ def main(folder):
     for name in pictures.NAMES:
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (name, "")]
         latent = {"samples": vae.encode(pictures.load(name)).detach()}
-        guider = inversion.cfg_guider(model, *prompts, CFG)
+        guider = guiders.cfg_guider(model, *prompts, CFG)
         row = {"picture": name}
         for key, most in ("", 0), (", refined", FINER):
             options = {"tolerance": TOLERANCE, "refine_sigmas": most, "measure": True}

@@ -2,11 +2,13 @@
 
 import comfy.samplers
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim import edit, invert
 from ..ddim.checks import within
 from . import latents, noise_left
-from .inversion import packed, sample
+from .guiders import sample
+from .latents import Latent
 from .loop import model_calls
 from .model import alphas, check_no_cache, check_sigmas, model_sampling
 from .noise import batch_noise
@@ -16,13 +18,21 @@ from .sampler import stream
 class EditGuider(comfy.samplers.CFGGuider):
     """The host's guider with two captions, each with its own cfg: `ask` says which one answers."""
 
-    def __init__(self, model, source, target, negative, source_cfg, target_cfg):
+    def __init__(
+        self,
+        model: ModelPatcher,
+        source: list,
+        target: list,
+        negative: list,
+        source_cfg: float,
+        target_cfg: float,
+    ):
         super().__init__(model)
         self.inner_set_conds({"positive": target, "source": source, "negative": negative})
         self.strengths = {"source": source_cfg, "positive": target_cfg}
         self.ask("positive")
 
-    def ask(self, caption):
+    def ask(self, caption: str) -> None:
         self.caption, self.cfg = caption, self.strengths[caption]
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
@@ -46,12 +56,12 @@ def sample_edit(
     callback=None,
     disable=None,
     *,
-    result,
-    batch_index,
-    eta,
-    averages,
-    softness,
-):
+    result: list[edit.Edit],
+    batch_index: list[int],
+    eta: float,
+    averages: int,
+    softness: float,
+) -> torch.Tensor:
     """The host's sampler-function signature around ddim.edit.edit. Appends its Edit to `result`."""
     guider, picture = model.inner_model, model.latent_image.float()
     sampling = guider.inner_model.model_sampling
@@ -92,20 +102,20 @@ def sample_edit(
 
 
 def edit_latent(
-    model,
-    source,
-    target,
-    negative,
-    latent,
-    sigmas,
+    model: ModelPatcher,
+    source: list,
+    target: list,
+    negative: list,
+    latent: Latent,
+    sigmas: torch.Tensor,
     *,
-    source_cfg=1.0,
-    target_cfg=1.0,
-    eta=0.0,
-    seed=0,
-    averages=1,
-    softness=0.0,
-):
+    source_cfg: float = 1.0,
+    target_cfg: float = 1.0,
+    eta: float = 0.0,
+    seed: int = 0,
+    averages: int = 1,
+    softness: float = 0.0,
+) -> tuple[Latent, torch.Tensor, str]:
     """(LATENT, MASK, report) of a LATENT edited from the caption `source` to `target`. Raises ValueError for
     bad input, before any work."""
     check_options(eta, averages, softness)
@@ -124,21 +134,21 @@ def edit_latent(
     edited = sample(guider, latents.join(zeros, latent), latent, sampler, sigmas, seed)
     run = result[0]
     process_in = model.get_model_object("latent_format").process_in
-    before = process_in(packed(latents.parts(latent)).float().cpu())
+    before = process_in(latents.packed(latents.parts(latent)).float().cpu())
     change = invert.on_cpu(run.picture) - before
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)
     return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels, softness)
 
 
-def check_options(eta, averages, softness):
+def check_options(eta: float, averages: int, softness: float) -> None:
     """Raise ValueError that names the first bad option."""
     within("eta", eta, 0, 1)
     within("averages", averages, 1)
     within("mask_softness", softness, 0, 100)
 
 
-def report(run, change, levels, softness):
+def report(run: edit.Edit, change: torch.Tensor, levels: list[float], softness: float) -> str:
     """What the edit did, in words and figures."""
     size = invert.root_mean_square(change).max().item()
     strength = (

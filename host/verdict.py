@@ -4,12 +4,13 @@ import torch
 
 from ..ddim import invert
 from . import latents
+from .inversion import Inverted
 
 EXACT, VISIBLE = 1e-4, 1e-2  # RMSE of the latent that the model sees: below, nothing is lost; above, it shows
 
 
-def report(found, tolerance, eta, method):
-    """A verdict in plain words, then the figures, a line each. found: host.inversion.Inverted."""
+def report(found: Inverted, tolerance: float, eta: float, method: str) -> str:
+    """A verdict in plain words, then the figures, a line each."""
     run, steps = found.run, len(found.run.maps)
     worst = [max(errors, default=0.0) for errors in run.errors]
     missed = [i for i in range(steps) if worst[i] > tolerance] if eta == 0 and method == "exact" else []
@@ -67,7 +68,9 @@ def report(found, tolerance, eta, method):
     return "\n".join(lines)
 
 
-def verdict(found, missed, worst, tolerance, eta, method):
+def verdict(
+    found: Inverted, missed: list[int], worst: list[float], tolerance: float, eta: float, method: str
+) -> str:
     """Whether the picture comes back, by what was measured where it was, and what to do where it does not."""
     known, by_replay = found.round_trip, ", by the replay sampler" if eta > 0 else ""
     if known is not None and known <= EXACT:
@@ -91,7 +94,7 @@ def verdict(found, missed, worst, tolerance, eta, method):
     return f"Every step is solved, so the picture should come back{nearly} (round trip not measured)."
 
 
-def doubts(found, tolerance):
+def doubts(found: Inverted, tolerance: float) -> str:
     """Why what was found need not hold, and what to do; empty where nothing speaks against it."""
     if (found.run.unsteady or 0.0) > tolerance:
         return (
@@ -106,7 +109,7 @@ def doubts(found, tolerance):
     return ""
 
 
-def unsolved(found, missed):
+def unsolved(found: Inverted, missed: list[int]) -> str:
     """The steps that did not converge, and what to do."""
     if missed == [len(found.run.maps) - 1] and found.sigmas[-1] == 0:
         help = "sigmas whose last step is smaller, such as stride linspace, or more max_iterations"
@@ -121,10 +124,10 @@ def unsolved(found, missed):
     return f"{count} did not converge. Use {help}."
 
 
-def rounds(found):
+def rounds(found: Inverted) -> bool:
     """Whether the model's precision, and not only guidance, may keep a step from being solved."""
     return found.precision.itemsize < 4
 
 
-def step(found, i):
+def step(found: Inverted, i: int) -> str:
     return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..host import inversion, verdict
+from ..host import guiders, inversion, verdict
 from ..host.replay import held_to_the_record
 from .checked import checked
 from .inputs import SEED_MAX, cfg_input
@@ -195,7 +195,7 @@ class DDIMInversion(io.ComfyNode):
         **named,
     ):
         """With the host's CFGGuider in the place of `guider`."""
-        guider = inversion.cfg_guider(model, positive, negative, cfg)
+        guider = guiders.cfg_guider(model, positive, negative, cfg)
         return DDIMInversionAdvanced.execute(guider, *others, **named)
 
 

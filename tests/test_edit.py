@@ -11,7 +11,7 @@ from comfy.model_base import ModelType
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import edit as engine
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.host import edit, inversion, schedule, verdict
+from ddim_toolkit.host import edit, guiders, inversion, schedule, verdict
 from ddim_toolkit.nodes.editing import DDIMEdit
 from test_inversion import KINDS, found, rmse, sigmas_of
 from test_inversion_node import encode
@@ -215,7 +215,7 @@ def test_levels_are_inserted_where_guidance_folds():
     means, others = (0.5 * analytic.four_modes(SHAPE, seed=seed) for seed in (0, 9))
     model = captioned(ModelType.EPS, means, others)
     picture = means[:1] + 0.5 * torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    guider, sigmas = inversion.cfg_guider(model, SOURCE, TARGET, 4.0), sigmas_of(model, 6, "linspace")
+    guider, sigmas = guiders.cfg_guider(model, SOURCE, TARGET, 4.0), sigmas_of(model, 6, "linspace")
     plain, finer = (
         inversion.invert_latent(guider, {"samples": picture}, sigmas, refine_sigmas=most) for most in (0, 30)
     )

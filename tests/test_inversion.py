@@ -14,7 +14,7 @@ import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import anderson, invert
-from ddim_toolkit.host import inversion, sampler, schedule, verdict
+from ddim_toolkit.host import guiders, inversion, sampler, schedule, verdict
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from helpers import KINDS, rmse
 from test_stride import SD
@@ -57,7 +57,7 @@ def sample(model, noise, latent, sigmas, with_sampler, mask=None, cfg=1.0, posit
 
 
 def guider(model):
-    return inversion.cfg_guider(model, C, C, 1.0)
+    return guiders.cfg_guider(model, C, C, 1.0)
 
 
 def found(model, pictures, sigmas, **options):

@@ -12,7 +12,7 @@ from conftest import ROOT
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.training import data
-from ddim_toolkit.host import inversion, schedule
+from ddim_toolkit.host import guiders, inversion, schedule
 from ddim_toolkit.nodes import DDIMToolkit
 from ddim_toolkit.nodes.demo import DDIMDemoPicture
 from ddim_toolkit.nodes.inversion import DDIMInversion
@@ -62,7 +62,7 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
     positive = [[torch.cat([tensor for tensor, _ in captions]), captions[0][1]]]
     sigmas, _ = schedule.stride_sigmas(model, 10, "linspace")
     result = inversion.invert_latent(
-        inversion.cfg_guider(model, positive, encode(clip, ""), 1.0),
+        guiders.cfg_guider(model, positive, encode(clip, ""), 1.0),
         {"samples": vae.encode(images).detach()},
         sigmas,
         measure=True,
