@@ -50,12 +50,11 @@ def chromium():
 def servers(chromium, tmp_path_factory):
     """Starts a server with this pack alone and one of the two frontends, or gives the one that runs."""
     running = {}
-    comfyui = HERE
     with ExitStack() as stack:
 
         def serve(frontend):
             if frontend not in running:
-                arguments = this_pack_alone(comfyui.folder)
+                arguments = this_pack_alone(HERE.folder)
                 if frontend == "newest":
                     if not NEWEST.is_dir():
                         pytest.skip(
@@ -63,7 +62,7 @@ def servers(chromium, tmp_path_factory):
                         )
                     arguments = [*arguments, "--front-end-root", str(NEWEST)]
                 running[frontend] = stack.enter_context(
-                    Server(comfyui, tmp_path_factory.mktemp("output"), arguments)
+                    Server(HERE, tmp_path_factory.mktemp("output"), arguments)
                 )
             return running[frontend]
 
