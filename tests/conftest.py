@@ -20,6 +20,7 @@ start(os.environ.get("COMFYUI_PATH") or ROOT / ".comfyui" / "ComfyUI", "--cpu")
 
 def pytest_addoption(parser):
     parser.addoption("--update-schemas", action="store_true", help="write tests/schemas.json anew")
+    parser.addoption("--screenshots", action="store_true", help="keep pictures of the page")
     parser.addoption("--update-layout", action="store_true", help="lay the examples out anew")
 
 

@@ -2,7 +2,8 @@
 the newest one.
 
 The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target
-.comfyui/frontend comfyui-frontend-package). Screenshots go to .comfyui/screenshots.
+.comfyui/frontend comfyui-frontend-package). With --screenshots pictures of the page go to
+.comfyui/screenshots.
 """
 
 import shutil
@@ -83,7 +84,9 @@ PAGES = [("shipped", "canvas"), ("shipped", "nodes2"), ("newest", "nodes2")]
 def page(request, chromium, servers):
     """The page, loaded once for each frontend and renderer."""
     frontend, renderer = request.param
-    desk = Desk(chromium, servers(frontend), renderer, SCREENSHOTS / "-".join(request.param))
+    screenshots = SCREENSHOTS / "-".join(request.param)
+    keep = request.config.getoption("--screenshots")
+    desk = Desk(chromium, servers(frontend), renderer, screenshots, keep)
     yield desk
     desk.close()
 

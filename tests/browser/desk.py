@@ -19,8 +19,9 @@ FIND = "const find = title => app.graph.nodes.find(n => n.title === title || n.c
 class Desk:
     """One open page. Nodes are named by their title or type."""
 
-    def __init__(self, chromium, server, renderer, screenshots):
-        self.server, self.screenshots, self.nodes2 = server, screenshots, renderer == "nodes2"
+    def __init__(self, chromium, server, renderer, screenshots, keep):
+        self.server, self.nodes2 = server, renderer == "nodes2"
+        self.screenshots, self.keep_screenshots = screenshots, keep
         self.info = server.get("/object_info")
         self.set({**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
         self.context = chromium.new_context(viewport={"width": 1920, "height": 1080})
@@ -201,6 +202,8 @@ class Desk:
         return set(self.run("return window.ran"))
 
     def screenshot(self, name):
+        if not self.keep_screenshots:
+            return
         self.screenshots.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.screenshots / f"{name}.png")
 

@@ -65,7 +65,11 @@ def test_example(desk, path, request):
     assert inputs(prompt, info) == inputs(to_prompt(workflow, info), info)
 
     saved = desk.workflow()
-    assert values(saved) == values(workflow)
+    before, after = values(workflow), values(saved)
+    for id, (kind, given) in after.items():
+        if not kind.startswith("DDIM"):  # a newer host's own nodes may have more widgets
+            after[id] = kind, given[: len(before[id][1])]
+    assert after == before
     desk.load(saved)
     assert desk.prompt() == prompt
     assert essence(desk.workflow()) == essence(saved)
