@@ -12,7 +12,7 @@ SETTINGS = {  # no dialogs, no network, nothing in front of the graph
     "Comfy.Workflow.Persist": False,
     "Comfy.UseNewMenu": "Top",
 }
-SETTLED = """for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);"""
+DRAWN = "for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);"
 FIND = "const find = title => app.graph.nodes.find(n => n.title === title || n.comfyClass === title);"
 
 
@@ -79,30 +79,25 @@ class Desk:
 
     def clear(self):
         self.complaints.clear()
-        self.load(
-            {
-                "last_node_id": 0,
-                "last_link_id": 0,
-                "nodes": [],
-                "links": [],
-                "groups": [],
-                "config": {},
-                "extra": {},
-                "version": 0.4,
-            }
-        )
+        empty = {name: [] for name in ("nodes", "links", "groups")} | {"config": {}, "extra": {}}
+        self._load(empty | {"last_node_id": 0, "last_link_id": 0, "version": 0.4})
+        self.run(DRAWN)
 
     def load(self, workflow):
+        self._load(workflow)
+        self.settle()
+
+    def _load(self, workflow):
         self.run(
             "await app.loadGraphData(it, true, true, app.extensionManager.workflow.activeWorkflow);"
             " window.ran.length = 0",
             workflow,
         )
-        self.settle()
 
     def settle(self):
-        """Let both renderers draw what has changed."""
-        self.run(SETTLED)
+        """Let the parts see what has changed (js/watch.js looks every 200 ms), and both renderers draw it."""
+        self.page.wait_for_timeout(250)
+        self.run(DRAWN)
 
     def add(self, kind, **values):
         """A new node at the top left, scale 1, its widgets set."""
