@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -96,6 +97,7 @@ def missing_modules(comfyui: ComfyUI, *modules: str) -> list[str]:
     return answer.stdout.split()
 
 
+@functools.cache
 def device_arguments(python: Path) -> list[str]:
     """["--cpu"] where torch finds no accelerator: the server does not see that for itself."""
     code = (
