@@ -80,17 +80,24 @@ def value(name, dial, word):
     raise ValueError(f"{name} holds {word!r}; {dial} takes {numbers} from {least} to {most}")
 
 
+def sides(dials, across, across_values, down, down_values):
+    """The values of the columns and of the rows, as `values` gives them."""
+    allowed("across", across, DIALS)
+    allowed("down", down, DIALS)
+    if across == down:
+        raise ValueError(f"across and down are both {across}; they must be two dials")
+    return (
+        values("across_values", across, across_values, dials),
+        values("down_values", down, down_values, dials),
+    )
+
+
 def plan(model, dials, across, across_values, down, down_values):
     """The cells of a grid, row by row, and how many columns it has. Raises ValueError before any model call.
 
     dials  the value of every dial, and of denoise, where they are not varied
     """
-    allowed("across", across, DIALS)
-    allowed("down", down, DIALS)
-    if across == down:
-        raise ValueError(f"across and down are both {across}; they must be two dials")
-    columns = values("across_values", across, across_values, dials)
-    rows = values("down_values", down, down_values, dials)
+    columns, rows = sides(dials, across, across_values, down, down_values)
     cells = []
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}

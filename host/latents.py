@@ -89,24 +89,29 @@ def fitting(latent, model=None):
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check(latent, model):
-    """`latent` ready for `model`. Raises ValueError that says what is wrong: nothing in it or its noise_mask,
-    NaN or infinity, another number of channels or dimensions than the model's, or a batch_index that does not
-    fit."""
-    ready, form = fitting(latent, model), model.get_model_object("latent_format")
-    batch_indices(ready)
-    wanted, most = form.latent_channels, form.latent_dimensions + 2
-    for part in parts(ready):
+def check_values(latent):
+    """Raise ValueError where there is nothing in a LATENT or its noise_mask, NaN or infinity, or where its
+    batch_index does not fit."""
+    batch_indices(latent)
+    for part in parts(latent):
         if part.numel() == 0:
             raise ValueError(
                 f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1"
             )
         if not torch.isfinite(part).all():
             raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
-    if ready.get("noise_mask") is not None:
-        for mask in parts({"samples": ready["noise_mask"]}):
+    if latent.get("noise_mask") is not None:
+        for mask in parts({"samples": latent["noise_mask"]}):
             if mask.numel() == 0 or not torch.isfinite(mask).all():
                 raise ValueError("latent_image: its noise_mask is empty, or holds NaN or infinite values")
+
+
+def check(latent, model):
+    """`latent` ready for `model`. Raises ValueError that says what is wrong: its values, or another number of
+    channels or dimensions than the model's."""
+    ready, form = fitting(latent, model), model.get_model_object("latent_format")
+    wanted, most = form.latent_channels, form.latent_dimensions + 2
+    check_values(ready)
     if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
         raise ValueError(
             f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."

@@ -47,11 +47,12 @@ def pick(images, rows, latent=None):
 
 def frames_each(images, latent=None):
     """How many images each row of the latent decoded to: 1, or the frames of a video. Raises ValueError where
-    they are not the latent's."""
+    they are not the latent's, or nothing can be sampled from it."""
     if latent is None:
         return 1
+    latents.check_values(latent)
     count, samples = len(latents.batch_indices(latent)), latents.parts(latent)[0]
-    each = len(images) // max(count, 1)
+    each = len(images) // count
     if each < 1 or count * each != len(images) or (each > 1 and samples.ndim < 5):
         raise ValueError(
             f"latent_image has {count} pictures, but images has {len(images)}. Connect the LATENT that these"
@@ -60,15 +61,25 @@ def frames_each(images, latent=None):
     return each
 
 
+def lines(labels, count):
+    """The lines of a text, one for each picture, or none. Raises ValueError for any other number of them."""
+    each = labels.splitlines() if labels.strip() else []
+    if each and len(each) != count:
+        raise ValueError(f"labels has {len(each)} lines, but there are {count} pictures: one line for each.")
+    return each
+
+
 def save(images):
     """Write pictures (N, H, W, C) to the server's temporary folder for the page; their files' names.
 
     The same picture gives the same name, and is written once. JPEG, whole and at most SMALL pixels wide and
     high: a PNG takes twenty times as long, and none of them is kept. Raises ValueError for NaN and infinity,
-    and for pictures without a pixel.
+    and for what is no picture.
     """
-    if 0 in images.shape[1:]:
-        raise ValueError(f"images holds no pixels: its shape is {tuple(images.shape)}.")
+    if images.ndim != 4 or 0 in images.shape[1:] or images.shape[3] not in (1, 3, 4):
+        raise ValueError(
+            f"images has the shape {tuple(images.shape)}; pictures are (batch, height, width, 1, 3 or 4)."
+        )
     if not torch.isfinite(images).all():
         raise ValueError("images holds NaN or infinite values; the node that made them went wrong.")
     folder = Path(folder_paths.get_temp_directory())
@@ -81,9 +92,9 @@ def save(images):
         picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
         small = picture.copy()
         small.thumbnail((SMALL, SMALL), reducing_gap=2.0)
-        for file, pixels in ((f"{name}.jpg", picture), (f"{name}_small.jpg", small)):
+        for file, version in ((f"{name}.jpg", picture), (f"{name}_small.jpg", small)):
             if not (folder / file).exists():
-                pixels.save(folder / file, quality=95, subsampling=0)
+                version.save(folder / file, quality=95, subsampling=0)
         files.append(
             {"filename": f"{name}.jpg", "small": f"{name}_small.jpg", "subfolder": "", "type": "temp"}
         )

@@ -113,12 +113,14 @@ class DDIMContactSheet(io.ComfyNode):
     def execute(cls, images, picks, columns, latent_image=None, labels=""):
         each = sheet.frames_each(images, latent_image)
         rows = sheet.parse_picks(picks, len(images) // each)
+        if columns < 0:  # a link may bring it
+            raise ValueError(f"columns is {columns}; it must be 0 or more.")
         shown = {
             "pictures": sheet.save(images[::each]),
             "size": [images.shape[2], images.shape[1]],
             "picks": [row + 1 for row in rows],
             "columns": columns,
-            "labels": labels.splitlines(),
+            "labels": sheet.lines(labels, len(images) // each),
         }
         return io.NodeOutput(*sheet.pick(images, rows, latent_image), ui={"ddim_sheet": [shown]})
 

@@ -97,6 +97,13 @@ class DDIMDialGrid(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, across, across_values, down, down_values):
+        written = across, across_values, down, down_values
+        if None not in written:  # None comes through a link
+            grid.sides(dict.fromkeys(grid.DIALS), *written)
+        return True
+
+    @classmethod
     @finite
     def execute(
         cls,

@@ -151,6 +151,17 @@ def test_what_is_refused_is_named(dials, words):
     assert counted.count == 0
 
 
+def test_words_are_refused_before_anything_runs():
+    assert DDIMDialGrid.validate_inputs("seed", "4 random", "eta", "")
+    assert DDIMDialGrid.validate_inputs("eta", None, "steps", "8")  # None comes through a link
+    for given, words in (
+        (("eta", "0, 1.5", "steps", "8"), "across_values holds '1.5'"),
+        (("eta", "0", "sigma", "8"), "down is 'sigma'; allowed are eta"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            DDIMDialGrid.validate_inputs(*given)
+
+
 @pytest.mark.parametrize("denoise", [1.0, 0.0])
 @pytest.mark.parametrize(
     "latent, words",

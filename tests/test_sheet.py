@@ -101,8 +101,34 @@ def test_bad_pictures():
         DDIMContactSheet.execute(pictures(8), "", 0, {"samples": torch.zeros(4, 4, 8, 8)})
     with pytest.raises(ValueError, match="images holds NaN"):
         DDIMContactSheet.execute(pictures(8) * float("nan"), "", 0)
-    with pytest.raises(ValueError, match="images holds no pixels"):
-        DDIMContactSheet.execute(torch.zeros(2, 0, 8, 3), "", 0)
+    for shape in ((2, 0, 8, 3), (2, 8, 8, 5), (2, 8, 8)):
+        with pytest.raises(ValueError, match="images has the shape .*; pictures are"):
+            DDIMContactSheet.execute(torch.zeros(shape), "", 0)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"samples": torch.full((8, 4, 2, 2), torch.nan)}, "latent_image holds NaN"),
+        ({"samples": torch.zeros(0, 4, 2, 2)}, "latent_image is empty"),
+        ({"noise_mask": torch.zeros(0, 1, 16, 16)}, "its noise_mask is empty"),
+        ({"noise_mask": torch.full((8, 1, 16, 16), torch.inf)}, "its noise_mask is empty, or holds NaN"),
+    ],
+)
+def test_bad_latents(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        DDIMContactSheet.execute(pictures(8), "1", 0, {"samples": torch.zeros(8, 4, 2, 2)} | wrong)
+
+
+def test_bad_labels_and_columns():
+    for labels in ("", " \n", "a\nb\nc\n"):
+        shown = DDIMContactSheet.execute(pictures(3), "", 0, labels=labels).ui["ddim_sheet"][0]
+        assert len(shown["labels"]) in (0, 3)
+    for labels, count in (("a", 1), ("a\nb\nc\nd", 4)):
+        with pytest.raises(ValueError, match=f"labels has {count} lines, but there are 3 pictures"):
+            DDIMContactSheet.execute(pictures(3), "", 0, labels=labels)
+    with pytest.raises(ValueError, match="columns is -1; it must be 0 or more"):
+        DDIMContactSheet.execute(pictures(3), "", -1)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 3), (8, 1, 3), (1, 1, 3), (8, 8, 1), (8, 8, 4)])
