@@ -13,8 +13,8 @@ from ddim_toolkit.ddim import edit as engine
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import edit, guiders, inversion, schedule, verdict
 from ddim_toolkit.nodes.editing import DDIMEdit
-from test_inversion import KINDS, found, rmse, sigmas_of
-from test_inversion_node import encode
+from helpers import KINDS, encode, rmse
+from test_inversion import found, sigmas_of
 
 SHAPE, DEVIATION = (4, 8, 8), 0.5
 SOURCE, TARGET = ([[torch.full((1, 1, 8), float(k)), {}]] for k in (0, 1))

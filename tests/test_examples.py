@@ -9,9 +9,7 @@ import pytest
 from conftest import ROOT
 from ddim_toolkit.demo import pictures as demo_pictures
 from ddim_toolkit.runner import gallery
-from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
-from helpers import HERE
 from PIL import Image
 
 pytestmark = pytest.mark.server
@@ -19,18 +17,6 @@ pytestmark = pytest.mark.server
 # The thumbnails are drawn with all that the files say; here the graph is what is tested.
 MOST = {"steps": 5, "step": 2, "frames": 3, "rows": 2, "probe_steps": 12, "probe_images": 2, "refine": 1}
 EVERY = pytest.mark.parametrize("name", gallery.names())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    comfyui = HERE
-    with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def info(server):
-    return server.get("/object_info")
 
 
 def pixels(png):

@@ -1,7 +1,6 @@
 """DDIMInversion and DDIMDemoPicture as nodes, on the shipped model and on pictures that it was not trained
 on."""
 
-import asyncio
 import json
 
 import comfy.samplers
@@ -13,7 +12,6 @@ from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.training import data
 from ddim_toolkit.host import guiders, inversion, schedule
-from ddim_toolkit.nodes import DDIMToolkit
 from ddim_toolkit.nodes.demo import DDIMDemoPicture
 from ddim_toolkit.nodes.inversion import DDIMInversion
 from helpers import encode, rmse
@@ -102,37 +100,6 @@ def test_demo_pictures(name):
 def test_unknown_demo_picture():
     with pytest.raises(ValueError, match="picture"):
         DDIMDemoPicture.execute("nothing")
-
-
-def test_schema():
-    nodes = {
-        node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in asyncio.run(DDIMToolkit().get_node_list())
-    }
-    schema = nodes["DDIMInversion"]
-    assert [i.id for i in schema.inputs][:10] == [
-        "model",
-        "positive",
-        "negative",
-        "cfg",
-        "latent_image",
-        "sigmas",
-        "method",
-        "eta",
-        "tolerance",
-        "max_iterations",
-    ]
-    assert [o.display_name for o in schema.outputs] == [
-        "noise",
-        "latent",
-        "replay",
-        "report",
-        "state",
-        "refined_sigmas",
-    ]
-    for node in (schema, nodes["DDIMDemoPicture"]):
-        assert (
-            node.description and all(i.tooltip for i in node.inputs) and all(o.tooltip for o in node.outputs)
-        )
 
 
 def test_bad_input_is_named_before_work():

@@ -14,8 +14,8 @@ from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.host import guiders, inversion, latents, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record
-from test_inversion import KINDS, found, guider, mixture, rmse, sample, sigmas_of
-from test_inversion_node import encode
+from helpers import KINDS, encode, rmse
+from test_inversion import found, guider, mixture, sample, sigmas_of
 
 EULER = comfy.samplers.sampler_object("euler")
 MASKS = {
