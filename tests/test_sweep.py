@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +150,23 @@ class TestPlan:
         built, _, outputs = plan.build(jobs[2])
         assert outputs == ["show"] and built["sheet"]["inputs"]["picks"] == "3"
 
+    def test_a_dial_of_a_workflow_with_a_contact_sheet(self, info):
+        plan = Plan(sheet_prompt(), info, [("eta", ["1", "1.0"]), ("draft.steps", ["3"])])
+        assert list(plan.draft_jobs([5])) == [Job("draft", 5, (("eta", 1.0), ("draft.steps", 3)))]
+
+    def test_the_commands_of_the_documents(self, info):
+        """Each one that names an example is taken as it stands, with all its dials."""
+        import run
+
+        text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/scaling.md"))
+        commands = re.findall(r"^    python run\.py (sweep example_workflows/.+)$", text, re.MULTILINE)
+        assert len(commands) >= 2
+        for command in commands:
+            given = run.parser().parse_args(command.split())
+            file = json.loads(given.workflow.read_text(encoding="utf-8"))
+            plan = Plan(file, info, given.set, given.seed_of)
+            assert len(list(plan.draft_jobs(given.seeds))) % len(given.seeds) == 0
+
     def test_a_page_file_is_changed_with_its_prompt(self, info):
         file = json.loads((ROOT / "example_workflows" / "ddim_vs_dpmpp.json").read_text(encoding="utf-8"))
         plan = Plan(file, info, [("eta", ["1"])])
@@ -247,6 +266,29 @@ class TestResults:
         with pytest.raises(ValueError, match="holds a sweep of another workflow"):
             Results(tmp_path, "other", ["eta"])
 
+    @pytest.mark.parametrize(
+        "file, content, said",
+        [
+            ("sweep.json", b'{"workf', r"another workflow.*sweep\.json"),
+            ("sweep.csv", b"\0\0\n1,2,3\n", r"sweep\.csv is damaged"),
+        ],
+    )
+    def test_a_damaged_folder_is_refused(self, tmp_path, file, content, said):
+        self.folder(tmp_path)
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            self.folder(tmp_path)
+        assert (tmp_path / file).read_bytes() == content
+
+    @pytest.mark.parametrize("old, new", [(b"2 of 2", b"2 of"), (b"draft,2", b"draft,"), (b"draft", b"\0\0")])
+    def test_a_damaged_row_does_not_count(self, tmp_path, old, new):
+        results = self.folder(tmp_path)
+        for job in JOBS:
+            results.add(job, *ANSWER)
+        before, mark, after = results.table.read_bytes().rpartition(old)
+        results.table.write_bytes(before + new + after)
+        assert self.folder(tmp_path).done() == {results.key(job) for job in JOBS[:2]}
+
     def test_two_sweeps_at_once_are_one_too_many(self, tmp_path):
         folder = tmp_path / "new" / "sweep"
         with command_line.alone(folder):
@@ -286,6 +328,8 @@ class Sweep:
     def __init__(self, path, workflow):
         pytest.importorskip("ray", reason="Ray is not installed; run.py sweep installs it")
         self.folder, self.workflow = path / "sweep", path / "workflow.json"
+        self.private = path / "private"
+        self.private.mkdir()
         self.workflow.write_text(json.dumps(workflow))
 
     def start(self, *arguments):
@@ -297,6 +341,7 @@ class Sweep:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": str(self.private), "RAY_TMPDIR": tempfile.gettempdir()},
             # A test run in the background ignores Ctrl+C, and its children would too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -378,6 +423,7 @@ def test_a_seed_fails_a_worker_is_killed_ctrl_c_and_the_same_command_again(tmp_p
     sweep.wait_for(len(sweep.rows()) + 3, process)
     os.killpg(process.pid, signal.SIGINT)
     status, output = sweep.end(process)
+    assert not list(sweep.private.iterdir())
     assert status == 130 and "the same command goes on" in output
     failed, *first = sweep.rows()
     assert failed["seed"] == "0" and failed["error"] and not failed["file"]
