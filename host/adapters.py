@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import comfy.model_management
 import comfy.weight_adapter
 import torch
+from comfy.model_patcher import ModelPatcher
 
 
 class Student:
@@ -18,7 +19,9 @@ class Student:
     nothing for this network, or weights of other sizes.
     """
 
-    def __init__(self, model, rank: int, seed: int, start: dict[str, torch.Tensor] | None = None):
+    def __init__(
+        self, model: ModelPatcher, rank: int, seed: int, start: dict[str, torch.Tensor] | None = None
+    ):
         dynamic = "disable_dynamic" in inspect.signature(model.clone).parameters
         self.model = model.clone(disable_dynamic=True) if dynamic else model.clone()
         self.active, self.adapters = False, {}
@@ -88,13 +91,13 @@ def adapter(name, weight, rank, generator, start):
 class Read:
     """How the host reads one weight of the student."""
 
-    def __init__(self, student, adapter):
+    def __init__(self, student: Student, adapter: torch.nn.Module | None):
         self.student, self.adapter = student, adapter
 
-    def __call__(self, weight):
+    def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         return self.adapter(weight) if self.adapter is not None and self.student.active else weight
 
-    def move_to(self, device):
+    def move_to(self, device: torch.device) -> int:
         return self.adapter.move_to(device) if self.adapter is not None else 0
 
 

@@ -12,12 +12,14 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.k_diffusion import sampling
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim import distill, solve
 from ..ddim.checks import within
 from . import latents
 from .adapters import Student, training
-from .model import alphas, check_no_cache, check_sigmas, levels_at, model_sampling, rows_of
+from .latents import Latent
+from .model import ModelSampling, alphas, check_no_cache, check_sigmas, levels_at, model_sampling, rows_of
 from .noise import batch_noise
 from .recompute import checkpointed
 
@@ -50,11 +52,11 @@ class Draft:
 
 
 def train(
-    model,
+    model: ModelPatcher,
     prompts: list,
     negative: list,
     cfg: float,
-    latent: dict,
+    latent: Latent,
     sigmas: torch.Tensor,
     *,
     runs: int = 512,
@@ -123,7 +125,16 @@ def train(
 class Lesson:
     """Student and teacher inside the host's guider: one loaded network, with and without its adapters."""
 
-    def __init__(self, student, network, extra_args, levels, cfg, seed, x):
+    def __init__(
+        self,
+        student: Student,
+        network: Callable,
+        extra_args: dict,
+        levels: list[float],
+        cfg: float,
+        seed: int,
+        x: torch.Tensor,
+    ):
         self.student, self.network, self.extra_args = student, network, extra_args
         self.guider, self.cfg, self.seed = network.inner_model, cfg, seed
         self.levels, self.model_sampling = levels, model_sampling(student.model)
@@ -136,18 +147,18 @@ class Lesson:
         self.runs = 0
         self.average = [weight.detach().clone() for weight in student.parameters()]
 
-    def ask(self, prompts, cfg, student):
+    def ask(self, prompts: dict, cfg: float, student: bool) -> None:
         """Whose answer the network gives from now on, and to what."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self.student.active = student
         self.guider.conds["positive"], self.guider.cfg = [prompts], cfg
 
-    def denoise(self, x, sigma, prompts, cfg, student):
+    def answer(self, x: torch.Tensor, sigma: float, prompts: dict, cfg: float, student: bool) -> torch.Tensor:
         """x0_hat of a batch, each picture under its own prompt."""
         self.ask(prompts, cfg, student)
         return self.network(x, x.new_full([len(x)], sigma), **self.extra_args).float()
 
-    def noise(self, count, stream):
+    def noise(self, count: int, stream: int) -> torch.Tensor:
         """x at the first level. Stream 0, what a user's seed draws, is for held-out pictures alone."""
         drawn = batch_noise(self.seed, range(count), self.shape, stream=stream).to(self.device)
         top = torch.tensor(self.levels[:1], device=self.device)
@@ -155,11 +166,11 @@ class Lesson:
         return self.model_sampling.noise_scaling(top, drawn, torch.zeros_like(drawn), most)
 
     @torch.no_grad()
-    def teach(self, x, prompts, substeps=SUBSTEPS):
+    def teach(self, x: torch.Tensor, prompts: dict, substeps: int = SUBSTEPS) -> list[torch.Tensor]:
         """The guided model's states at the student's levels."""
         fine = subdivided(self.model_sampling, self.levels, substeps)
         return distill.teacher_states(
-            lambda x, sigma: self.denoise(x, sigma, prompts, self.cfg, False), x, fine, substeps
+            lambda x, sigma: self.answer(x, sigma, prompts, self.cfg, False), x, fine, substeps
         )
 
     def rounds(self, rounds, runs, rate, batch, checkpointing) -> Iterator[float]:
@@ -175,7 +186,7 @@ class Lesson:
                 self.runs += batch
             states, prompts = self.random.choice(window)
             losses = distill.walk_losses(
-                lambda x, i, prompts=prompts: self.denoise(x, self.levels[i], prompts, 1.0, True),
+                lambda x, i, prompts=prompts: self.answer(x, self.levels[i], prompts, 1.0, True),
                 states,
                 self.alphas,
                 self.levels,
@@ -196,32 +207,32 @@ class Lesson:
             yield total / len(states[1:])
 
     @torch.no_grad()
-    def settle(self):
+    def settle(self) -> None:
         """The student takes the average of its weights: nearer than those of any one round."""
         for mean, weight in zip(self.average, self.student.parameters(), strict=True):
             weight.copy_(mean)
 
-    def choice(self, count):
+    def choice(self, count: int) -> list[dict]:
         """Prompts for one batch, such as the host can compute together."""
         first = self.random.choice(self.prompts)
         fitting = [p for p in self.prompts if fits(first, p)]
         return [first, *(self.random.choice(fitting) for _ in range(count - 1))]
 
     @torch.no_grad()
-    def held_out(self, count):
+    def held_out(self, count: int) -> tuple[torch.Tensor, dict]:
         """(noise, prompts) that the student never sees."""
         kept = [p for p in self.kept if fits(self.kept[0], p)]
         return self.noise(count, 0), together([kept[i % len(kept)] for i in range(count)])
 
     @torch.no_grad()
-    def draft(self, x, prompts):
+    def draft(self, x: torch.Tensor, prompts: dict) -> torch.Tensor:
         """The student's pictures: DDIM over its levels, without guidance."""
         return solve.sample(
-            lambda x, i: self.denoise(x, self.levels[i], prompts, 1.0, True), x, self.alphas, self.levels
+            lambda x, i: self.answer(x, self.levels[i], prompts, 1.0, True), x, self.alphas, self.levels
         )
 
     @torch.no_grad()
-    def errors(self, seen):
+    def errors(self, seen: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """RMSE of seen(held-out pictures) from the teacher's: {what drew them: error}.
 
         All with as many network evaluations as the student has jumps; a guided step takes two (so where the
@@ -244,17 +255,17 @@ class Lesson:
         return {name: (seen(x) - wanted).square().mean().sqrt().item() for name, x in found.items()}
 
 
-def pace(done, rounds):
+def pace(done: int, rounds: int) -> float:
     """Factor of the learning rate: rising over WARM_UP rounds, later falling to zero."""
     return min(1.0, (done + 1) / WARM_UP, (rounds - done) / (rounds * (1 - FLAT)))
 
 
-def subdivided(sampling, levels, parts):
+def subdivided(model_sampling: ModelSampling, levels: list[float], parts: int) -> list[float]:
     """The levels with parts - 1 more in each jump, evenly by the model's timestep; floats, the last 0."""
-    rows = [*rows_of(sampling, levels[:-1]), 0.0]
+    rows = [*rows_of(model_sampling, levels[:-1]), 0.0]
     found = []
     for level, t, s in zip(levels, rows, rows[1:], strict=False):
-        found += [level, *levels_at(sampling, [t + (s - t) * part / parts for part in range(1, parts)])]
+        found += [level, *levels_at(model_sampling, [t + (s - t) * part / parts for part in range(1, parts)])]
     return [*found, 0.0]
 
 
@@ -269,7 +280,7 @@ def fits(a, b):
     )
 
 
-def together(prompts):
+def together(prompts: list[dict]) -> dict:
     """One of the host's conditionings, of a batch of pictures, from one for each picture."""
     first, *others = (prompt["model_conds"] for prompt in prompts)
     batched = {

@@ -1,5 +1,6 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from inspect import signature
 from operator import index
@@ -9,25 +10,40 @@ import comfy.sample
 import comfy.sampler_helpers
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
+
+# "samples": a tensor (B, C, ...) or the host's nested one; noise_mask, batch_index, marks of others
+Latent = dict
 
 
-def parts(latent):
+def parts(latent: Latent) -> list[torch.Tensor]:
     """The tensors (B, ...) of a LATENT: one, or several where it is nested."""
     samples = latent["samples"]
     return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
 
 
-def join(tensors, latent):
+def join(tensors: list[torch.Tensor], latent: Latent) -> torch.Tensor:
     """The inverse of `parts`: nested again where `latent` is."""
     return nest(tensors) if getattr(latent["samples"], "is_nested", False) else tensors[0]
 
 
-def nest(tensors):
+def nest(tensors: list[torch.Tensor]) -> comfy.nested_tensor.NestedTensor:
     """The host's nested tensor of several tensors."""
     return comfy.nested_tensor.NestedTensor(tensors)
 
 
-def batch_indices(latent):
+def packed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The one tensor that a sampler sees for the parts of a LATENT."""
+    return tensors[0] if len(tensors) == 1 else comfy.utils.pack_latents(tensors)[0]
+
+
+def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
+    """The inverse of `packed`, in the form of `latent`'s samples."""
+    shapes = [part.shape for part in parts(latent)]
+    return x if len(shapes) == 1 else join(comfy.utils.unpack_latents(x, shapes), latent)
+
+
+def batch_indices(latent: Latent) -> list[int]:
     """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
     count = parts(latent)[0].shape[0]
     given = latent.get("batch_index")
@@ -43,13 +59,13 @@ def batch_indices(latent):
     )
 
 
-def empty(latent, indices):
+def empty(latent: Latent, indices: Sequence[int]) -> Latent:
     """A LATENT of zeros of the same kind for the pictures `indices`."""
     zeros = [torch.zeros((len(indices), *part.shape[1:]), dtype=part.dtype) for part in parts(latent)]
     return {"samples": join(zeros, latent), "batch_index": list(indices)}
 
 
-def repeat_pictures(latent, times):
+def repeat_pictures(latent: Latent, times: int) -> Latent:
     """Each picture of a LATENT `times` times in a row, numbered anew from 0, its mask with it."""
     tensors = parts(latent)
     count = tensors[0].shape[0]
@@ -64,7 +80,7 @@ def repeat_pictures(latent, times):
     return repeated
 
 
-def take(latent, rows):
+def take(latent: Latent, rows: list[int]) -> Latent:
     """The rows of a LATENT, each with its mask and the index that its noise belongs to."""
     indices = batch_indices(latent)
     taken = latent | {
@@ -78,7 +94,7 @@ def take(latent, rows):
     return taken
 
 
-def fitting(latent, model=None):
+def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
     size."""
     if model is None:

@@ -3,11 +3,13 @@
 import math
 import re
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
 
 from ..ddim import solve
 from ..ddim.checks import number
@@ -30,17 +32,18 @@ class Recipe(Travels):
     cfg: float | str
 
 
-def kind(base) -> str:
+def kind(base: BaseModel) -> str:
     """The architecture and the prediction of a MODEL's BaseModel, such as "SDXL EPS"."""
     return f"{type(base).__name__} {base.model_type.name}"
 
 
-def plain(guider) -> bool:
+def plain(guider: comfy.samplers.CFGGuider) -> bool:
     """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
     return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
 
 
-def check_kind(recipe: Recipe, base):
+def check_kind(recipe: Recipe, base: BaseModel) -> None:
+    """Raise ValueError for a model of another kind than the one that was measured."""
     if kind(base) != recipe.model:
         raise ValueError(
             f"model: the sampler was measured on {recipe.model}, this one is {kind(base)}; measure again with"
@@ -89,7 +92,7 @@ def measured_sampler(recipe: Recipe) -> comfy.samplers.KSAMPLER:
 @SamplerFunction
 def sample_measured(
     model, x, sigmas, extra_args=None, callback=None, disable=None, *, recipe: Recipe, eta: float = 0.0
-):
+) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample` with measured coefficients.
 
     Raises ValueError for other sigmas, another kind of model, another cfg or an eta than they were measured
@@ -131,7 +134,7 @@ def near(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
 
 
-def shown(sigmas) -> str:
+def shown(sigmas: Sequence[float]) -> str:
     return f"the {len(sigmas)} sigmas {', '.join(f'{sigma:.4g}' for sigma in sigmas)}"
 
 
@@ -141,7 +144,7 @@ def sigmas_text(sigmas: torch.Tensor) -> str:
     return "sigmas: " + ", ".join(str(sigma) for sigma in sigmas.numpy())
 
 
-def rounded(weights) -> tuple[tuple[float, ...], ...]:
+def rounded(weights: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
     """Weights of six digits, so that the text names them exactly."""
     return tuple(tuple(float(f"{weight:.6g}") for weight in row) for row in weights)
 

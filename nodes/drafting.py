@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..host import sheet
 from ..host.noise import SeedNoise
 from .checked import checked
-from .inputs import SEED_MAX
+from .inputs import seed_input
 from .schema import schema
 
 
@@ -20,16 +20,7 @@ class DDIMSeed(io.ComfyNode):
                 "One seed for draft and final: as a number for samplers with a seed, and as the noise that it"
                 " stands for. It fits every sampler."
             ),
-            inputs=[
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="The seed: 0 to 2^64 - 1, never negative.",
-                )
-            ],
+            inputs=[seed_input("The seed: 0 to 2^64 - 1, never negative.")],
             outputs=[
                 io.Int.Output(
                     display_name="number",

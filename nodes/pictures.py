@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ..drawing import schedules
-from ..host import schedule, trajectory
-from ..host.inversion import cfg_guider
+from ..host import film_strip, schedule
+from ..host.guiders import cfg_guider
 from ..host.model import check_sigmas, model_sampling
 from .checked import checked
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
@@ -151,7 +151,7 @@ class DDIMTrajectory(io.ComfyNode):
             sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
             note = schedule.note_on(model, visited, stride, denoise)
         asked = guider or cfg_guider(model, positive, negative, cfg)
-        film, latent, table = trajectory.film_strip(asked, seed, eta, latent_image, sigmas, sampler)
+        film, latent, table = film_strip.record(asked, seed, eta, latent_image, sigmas, sampler)
         return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 

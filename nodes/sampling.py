@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.solve import CLIPS
-from ..host import routes, sampler, schedule
+from ..host import page, sampler, schedule
 from ..host.sampler import NOISE_DEVICES, VARIANCES, Options
 from .checked import checked
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
@@ -212,7 +212,7 @@ class DDIMKSampler(io.ComfyNode):
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
         note = schedule.note_on(model, visited, stride, denoise)
-        routes.tell_sigmas(model, sigmas, note)
+        page.tell_sigmas(model, sigmas, note)
         return io.NodeOutput(*sampled)
 
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..host import measured, routes, schedule
+from ..host import measured, page, schedule
 from ..host.sampler import ddim_sampler
 from .checked import checked
 from .inputs import denoise_input, stride_input
@@ -44,7 +44,7 @@ class DDIMStrideScheduler(io.ComfyNode):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         note = schedule.note_on(model, visited, stride, denoise)
         text = ", ".join(map(str, visited)) + (f"\n# {note}" if note else "")
-        routes.tell_sigmas(model, sigmas, note)
+        page.tell_sigmas(model, sigmas, note)
         return io.NodeOutput(sigmas, text)
 
 
@@ -90,7 +90,7 @@ class DDIMCustomSchedule(io.ComfyNode):
     @checked
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
-        routes.tell_sigmas(model, sigmas)
+        page.tell_sigmas(model, sigmas)
         coefficients = schedule.split(timesteps)[1]
         if not coefficients:
             return io.NodeOutput(sigmas, ddim_sampler())

@@ -326,7 +326,7 @@ def test_without_guidance_there_is_no_run_of_half_the_steps(parts):
 
 def test_cancel_keeps_what_there_is(parts, monkeypatch):
     tell = []
-    monkeypatch.setattr("ddim_toolkit.nodes.training.tell", lambda text: tell.append(text))
+    monkeypatch.setattr("ddim_toolkit.nodes.training.page.tell", lambda text: tell.append(text))
     monkeypatch.setattr(
         "ddim_toolkit.nodes.training.duration",
         lambda seconds: comfy.model_management.interrupt_current_processing(len(tell) == 2) or "long",

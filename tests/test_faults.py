@@ -15,7 +15,7 @@ from conftest import ROOT
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
-from ddim_toolkit.host import routes, sampler, schedule
+from ddim_toolkit.host import page, sampler, schedule
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
 from hypothesis import given, settings
@@ -226,7 +226,7 @@ def test_a_stride_that_starts_low_says_so(steps, stride, denoise, words, caplog,
         out = DDIMStrideScheduler.execute(MODEL, steps, stride, denoise)
     query = {"steps": str(steps), "stride": stride, "denoise": str(denoise)}
     assert caplog.text.count("starts at timestep") == (1 if words else 0)
-    for text in (out.args[1], routes.picture(query).get("note", ""), caplog.text):
+    for text in (out.args[1], page.picture(query).get("note", ""), caplog.text):
         assert words in text and ("starts at" in text) == bool(words)
     assert torch.equal(DDIMCustomSchedule.execute(MODEL, out.args[1]).args[0], out.args[0])
     assert torch.equal(schedule.custom_sigmas(MODEL, f"# a remark\n{out.args[1]}"), out.args[0])
@@ -267,12 +267,12 @@ def test_the_text_of_a_stride_is_a_list_that_gives_it_back(stride):
 )
 def test_the_route_refuses_what_it_does_not_expect(query):
     with pytest.raises(ValueError):
-        routes.picture(query)
+        page.picture(query)
 
 
 def test_the_route_gives_the_nodes_own_stride():
     assert (
-        routes.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"]
+        page.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"]
         == schedule.stride_sigmas(MODEL, 7, "leading")[1]
     )
 

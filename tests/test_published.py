@@ -7,7 +7,7 @@ from comfy_extras.nodes_flux import compute_empirical_mu
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.published import PUBLISHED
-from ddim_toolkit.host import routes
+from ddim_toolkit.host import page
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule
 from diffusers import (
@@ -61,7 +61,7 @@ def test_flux_2_turbo_is_what_diffusers_network_sees():
 def test_names_are_read_as_people_write_them(name):
     model = FLOW if PUBLISHED[name].startswith("sigmas") else VP
     assert torch.equal(sigmas(model, f" {name.upper()}  # as published"), sigmas(model, PUBLISHED[name]))
-    assert routes.picture({"timesteps": name})  # the strip on the page draws it too
+    assert page.picture({"timesteps": name})  # the strip on the page draws it too
 
 
 def test_times_with_fractions_are_what_the_network_is_told():
@@ -69,7 +69,7 @@ def test_times_with_fractions_are_what_the_network_is_told():
     assert model_sampling(FLOW).timestep(found).tolist() == pytest.approx([937.5, 833.33, 625, 0])
     below, above = model_sampling(VP).sigmas[[937, 938]].tolist()
     assert float(sigmas(VP, "937.5")[0]) == pytest.approx((below * above) ** 0.5, rel=1e-5)
-    assert routes.picture({"timesteps": "937.5, 833.33"}) == {"total": 1000, "timesteps": [937.5, 833.33]}
+    assert page.picture({"timesteps": "937.5, 833.33"}) == {"total": 1000, "timesteps": [937.5, 833.33]}
 
 
 def test_whole_timesteps_stay_rows_of_the_table():

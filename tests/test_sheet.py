@@ -15,8 +15,6 @@ from ddim_toolkit.nodes.drafting import DDIMContactSheet, DDIMSeed
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
 from ddim_toolkit.runner.comfyui import RunError
-from ddim_toolkit.runner.server import Server
-from helpers import HERE
 from safetensors.torch import load
 
 from nodes import KSampler, LatentFromBatch
@@ -255,13 +253,6 @@ def test_video_of_a_pick(final):
 
 
 # ---- in the queue
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    comfyui = HERE
-    with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
-        yield running
 
 
 def draft_and_final(picks, seed=7):
