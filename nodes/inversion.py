@@ -191,12 +191,28 @@ class DDIMInversion(io.ComfyNode):
         positive,
         negative,
         cfg,
-        *others,
-        **named,
+        latent_image,
+        sigmas,
+        method,
+        eta,
+        tolerance,
+        max_iterations,
+        measure_round_trip=False,
+        noise_seed=0,
+        refine_sigmas=0,
     ):
-        """With the host's CFGGuider in the place of `guider`."""
-        guider = guiders.cfg_guider(model, positive, negative, cfg)
-        return DDIMInversionAdvanced.execute(guider, *others, **named)
+        return DDIMInversionAdvanced.execute(
+            guiders.cfg_guider(model, positive, negative, cfg),
+            latent_image,
+            sigmas,
+            method=method,
+            eta=eta,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            measure_round_trip=measure_round_trip,
+            noise_seed=noise_seed,
+            refine_sigmas=refine_sigmas,
+        )
 
 
 class DDIMInversionAdvanced(io.ComfyNode):

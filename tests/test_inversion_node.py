@@ -1,19 +1,17 @@
 """DDIMInversion and DDIMDemoPicture as nodes, on the shipped model and on pictures that it was not trained
 on."""
 
-import json
-
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
-from conftest import ROOT
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.training import data
 from ddim_toolkit.host import guiders, inversion, schedule
 from ddim_toolkit.nodes.demo import DDIMDemoPicture
 from ddim_toolkit.nodes.inversion import DDIMInversion
+from ddim_toolkit.runner import gallery
 from helpers import encode, rmse
 
 BOUND = {10: 1e-4, 20: 1e-4, 50: 1e-5}
@@ -121,7 +119,7 @@ def test_bad_input_is_named_before_work():
 
 
 def test_example_names_pictures_and_nodes_that_exist():
-    workflow = json.loads((ROOT / "example_workflows" / "edit_a_picture.json").read_text(encoding="utf-8"))
+    workflow = gallery.read("Edit a picture")
     picked = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "DDIMDemoPicture"]
     assert picked and set(picked) <= set(pictures.NAMES)
     assert any(node["type"] == "DDIMInversion" for node in workflow["nodes"])

@@ -184,7 +184,7 @@ def test_measured_under_guidance_it_is_nearer_on_other_seeds(kind):
 
 @torch.no_grad()
 def test_six_measured_calls_of_the_shipped_model_come_nearer_than_six_of_dpmpp_2m(shipped):
-    """As the example measured_draft draws them, on a seed that was not measured."""
+    """As the example Measured draft draws them, on a seed that was not measured."""
     model, clip, _ = shipped
     positive, negative = encode(clip, "woman astronaut"), encode(clip, "")
     latent = {"samples": torch.zeros(1, 4, 16, 16)}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from blueprint import FILE, around, nested
-from conftest import ROOT
+from ddim_toolkit.runner import gallery
 from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.sweep import __main__ as command_line
 from ddim_toolkit.runner.sweep import options
@@ -127,7 +127,7 @@ class TestPlan:
         assert outputs == ["show"] and built["sheet"]["inputs"]["picks"] == "3"
 
     def test_a_page_file_is_changed_with_its_prompt(self, info):
-        file = json.loads((ROOT / "example_workflows" / "ddim_vs_dpmpp.json").read_text(encoding="utf-8"))
+        file = gallery.read("DDIM beside DPM++")
         plan = Plan(file, info, [("eta", ["1"])])
         built, workflow, _ = plan.build(next(plan.draft_jobs([99])))
         assert plan.build(next(plan.draft_jobs([99])))[0] == Plan(workflow, info).prompt == built

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import ROOT
+from ddim_toolkit.runner import gallery
 from ddim_toolkit.runner.sweep.plan import Job, Plan
 from helpers import HERE
 from PIL import Image
@@ -87,7 +88,7 @@ def pixels(content, tmp_path):
 
 def test_a_sweep_gives_what_the_queue_gives(server, info, tmp_path):
     """On two workers, which both take part."""
-    file = json.loads((ROOT / "example_workflows" / "ddim_vs_dpmpp.json").read_text(encoding="utf-8"))
+    file = gallery.read("DDIM beside DPM++")
     for node in file["nodes"]:
         if node["type"] in ("DDIMKSampler", "KSampler"):
             node["widgets_values"][2] = 2

@@ -13,7 +13,7 @@ from ddim_toolkit.runner import layout
 from ddim_toolkit.runner.workflow import to_prompt
 
 # Two models, each inverted and sampled: more than a window holds; the page zooms out.
-WIDER = {"wan_two_experts"}
+WIDER = {"Wan 2.2 two experts"}
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 # Rectangles (left, top, right, bottom) in the graph's units, titles included.
 PLACES = """
@@ -58,7 +58,7 @@ def test_example(desk, path, request):
         return update(desk, path, workflow)
     places = opened(desk, path, workflow)
     desk.screenshot(f"example_{path.stem}")
-    lies_well(workflow, places, wider=path.stem in WIDER)
+    lies_well(workflow, places, wider=path.stem[3:] in WIDER)
 
     prompt = desk.prompt()
     info = desk.info
