@@ -21,6 +21,7 @@ from runner.comfyui import (
     ComfyUI,
     RunError,
     find_existing,
+    missing_modules,
     pack_arguments,
     require_modules,
 )
@@ -98,7 +99,9 @@ def sweep(comfyui: ComfyUI, options, rest) -> int:
 def test(comfyui: ComfyUI, options, rest) -> int:
     if not comfyui.managed:
         require_modules(comfyui, ("pytest", "hypothesis", "diffusers"), "The test suite")
-    return run_python(comfyui, comfyui.small_environment(), "-m", "pytest", *rest)
+    whole = not any((CHECKOUT / each.partition("::")[0]).exists() for each in rest)
+    workers = ["-n", "2"] if whole and not missing_modules(comfyui, "xdist") else []
+    return run_python(comfyui, comfyui.small_environment(), "-m", "pytest", *workers, *rest)
 
 
 def bench(comfyui: ComfyUI, options, rest) -> int:

@@ -41,8 +41,6 @@ def main(folder):
             *lines,
             "",
             f"{len(captions)} pairs, {STEPS} steps of stride linspace. {__doc__.split('.', 1)[1].strip()}",
-            "",
-            *folds(model, clip, vae, folder),
         ]
     )
 
@@ -64,7 +62,7 @@ def mean(name, values):
 def batch(model, clip, vae, captions, sources, targets):
     """{method: (errors (B, 3), calls)} of a batch of pairs."""
     import torch
-    from ddim_toolkit.host import edit, inversion, sampler, schedule
+    from ddim_toolkit.host import edit, guiders, inversion, sampler, schedule
     from ddim_toolkit.host.noise import latent_noise
     from ddim_toolkit.host.replay import held_to_the_record
 
@@ -93,22 +91,20 @@ def batch(model, clip, vae, captions, sources, targets):
         found[name] = torch.stack(errors, 1), calls
 
     def sample(noise, with_sampler, levels=sigmas, cfg=1.0):
-        guider = inversion.cfg_guider(model, target, negative, cfg)
-        return inversion.sample(guider, noise, latent, with_sampler, levels, 0)
+        guider = guiders.cfg_guider(model, target, negative, cfg)
+        return guiders.sample(guider, noise, latent, with_sampler, levels, 0)
 
     note_picture("the picture left alone", sources, 0)
     note_picture("the target through the VAE", vae.decode(vae.encode(targets).detach()), 0)
     ddim = sampler.ddim_sampler()
     for cfg in (1.0, 2.0):
-        exact = inversion.invert_latent(inversion.cfg_guider(model, source, negative, cfg), latent, sigmas)
+        exact = inversion.invert_latent(guiders.cfg_guider(model, source, negative, cfg), latent, sigmas)
         noise, calls = exact.noise.generate_noise(latent), exact.run.calls + STEPS
         note(f"exact inversion, cfg {cfg:g}", sample(noise, ddim, cfg=cfg), calls * (1 if cfg == 1 else 2))
         for strength in (0.05, 0.1, 0.25, 0.5, 0.75) if cfg == 1 else ():
             held = held_to_the_record(exact.replay, strength)
             note(f"exact inversion, replay strength {strength:g}", sample(noise, held), calls)
-    maps = inversion.invert_latent(
-        inversion.cfg_guider(model, source, negative, 1.0), latent, sigmas, eta=1.0
-    )
+    maps = inversion.invert_latent(guiders.cfg_guider(model, source, negative, 1.0), latent, sigmas, eta=1.0)
     for skipped in (0, 4, 8):
         samples = sample(maps.noise.generate_noise(latent), maps.replay, sigmas[skipped:])
         note(f"noise maps, {skipped / STEPS:.0%} skipped", samples, 2 * STEPS - skipped)
@@ -128,27 +124,3 @@ def batch(model, clip, vae, captions, sources, targets):
     later = sigmas[4:]
     edited(f"eta 0, from sigma {later[0]:.2g}", later)
     return found
-
-
-def folds(model, clip, vae, folder):
-    """Lines on ten pictures inverted at cfg 4 over karras 20, with refine_sigmas."""
-    import comfy.samplers
-    import torch
-    from ddim_toolkit.demo import pictures
-    from ddim_toolkit.host import inversion
-
-    sigmas = comfy.samplers.calculate_sigmas(model.model.model_sampling, "karras", 20)
-    lines = [
-        "| karras 20 at cfg 4, refine_sigmas 12 | steps | calls | round trip | folds |",
-        "|---|---|---|---|---|",
-    ]
-    for name in pictures.NAMES:
-        prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in (name, "")]
-        latent = {"samples": vae.encode(pictures.load(name)).detach()}
-        guider = inversion.cfg_guider(model, *prompts, 4.0)
-        with torch.inference_mode():
-            made = inversion.invert_latent(guider, latent, sigmas, refine_sigmas=12, measure=True)
-        steps, left = len(made.sigmas) - 1, sum(made.run.stalled)
-        lines.append(f"| {name} | {steps} | {made.run.calls} | {made.round_trip:.1e} | {left} |")
-    (folder / "folds.json").write_text(json.dumps(lines, indent=1), encoding="utf-8")
-    return lines

@@ -58,7 +58,7 @@ def row(name, steps, model, pictures, positive, stride):
     import comfy.sample
     import comfy.samplers
     import torch
-    from ddim_toolkit.host import inversion, sampler, schedule
+    from ddim_toolkit.host import guiders, inversion, sampler, schedule
 
     euler, empty = comfy.samplers.sampler_object("euler"), torch.zeros_like(pictures)
 
@@ -74,7 +74,7 @@ def row(name, steps, model, pictures, positive, stride):
         )
 
     sigmas = schedule.stride_sigmas(model, steps, stride)[0]
-    guider = inversion.cfg_guider(model, positive, positive, 1.0)
+    guider = guiders.cfg_guider(model, positive, positive, 1.0)
     exact, ddim = (
         inversion.invert_latent(guider, {"samples": pictures}, sigmas, method=method)
         for method in ("exact", "ddim")

@@ -7,6 +7,7 @@ use it to invert DDIM.
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +29,18 @@ class Root:
     """
 
     x: torch.Tensor
-    error: list
+    error: list[float]
     kept: torch.Tensor
     calls: int
     stalled: bool
 
 
-def solve(evaluate, x, tolerance, max_iterations):
+def solve(
+    evaluate: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    x: torch.Tensor,
+    tolerance: float,
+    max_iterations: int,
+) -> Root:
     """Solve f(x) = 0 for each picture of the batch on its own, starting at x (B, ...).
 
     evaluate(x) -> (f, error, kept): the plain correction (B, ...), its size (B,), and a tensor (B, ...) to
@@ -96,7 +102,7 @@ class Memory:
         return x.detach().flatten(1).cpu().double().nan_to_num(0.0, 0.0, 0.0)
 
 
-def choose(which, a, b):
+def choose(which: Sequence[bool], a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a's pictures where `which` (B booleans) says so, else b's."""
     if all(which):
         return a

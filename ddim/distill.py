@@ -7,20 +7,21 @@ path: each jump starts where its own jumps before led, and is fitted to the teac
 noise. So the map from noise to picture stays the teacher's, and later jumps learn to mend earlier ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from .calls import Denoise, Model
 from .multistep import DPMSolver2M
 from .solve import jumps, sample
 
 
 def teacher_states(
-    denoise: Callable, x: torch.Tensor, sigmas: Sequence[float], substeps: int
+    model: Model, x: torch.Tensor, sigmas: Sequence[float], substeps: int
 ) -> list[torch.Tensor]:
     """States of dpmpp_2m's run at every `substeps`-th of the sigmas, x first: those of the student's levels.
 
-    denoise(x, sigma) -> x0_hat with guidance. x: (B, ...) noise at sigmas[0]. sigmas: falling floats, the
+    model: with guidance. x: (B, ...) noise at sigmas[0]. sigmas: falling floats, the
     last 0; one less than their number is a multiple of substeps. Raises ValueError if it is not.
     """
     if (len(sigmas) - 1) % substeps:
@@ -32,16 +33,16 @@ def teacher_states(
             kept.append(x)
 
     ones = [1.0] * len(sigmas)  # at eta 0 alpha = 1 gives the jumps of flow models too
-    end = sample(lambda x, i: denoise(x, sigmas[i]), x, ones, sigmas, solver=DPMSolver2M(), callback=keep)
+    end = sample(lambda x, i: model(x, sigmas[i]), x, ones, sigmas, solver=DPMSolver2M(), callback=keep)
     return [*kept, end]
 
 
 def walk_losses(
-    denoise: Callable, states: Sequence[torch.Tensor], alphas: Sequence[float], sigmas: Sequence[float]
+    denoise: Denoise, states: Sequence[torch.Tensor], alphas: Sequence[float], sigmas: Sequence[float]
 ) -> Iterator[torch.Tensor]:
     """The loss of each DDIM jump of the student's own walk from states[0], one after another.
 
-    denoise(x, i) -> the student's x0_hat at sigmas[i], without guidance. states: the teacher's, one for each
+    denoise: the student's, without guidance. states: the teacher's, one for each
     of the sigmas. The loss is the mean square error of v against the one that would land on the teacher's
     state: (SNR + 1) times that of x0_hat. The state passed on is detached, so that the graph of a loss is
     that of one jump: call its backward before asking for the next.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .calls import Denoise
 from .solve import check_finite, jumps
 
 
@@ -25,7 +26,7 @@ class Edit:
     """An edited batch of B pictures.
 
     picture  x_0 + Delta / alpha at the last level, (B, ...)
-    mask     how much of the difference was taken, (B, 1, ...), 0 to 1
+    mask     how much of each step was taken in the end, (B, 1, ...), 0 to 1
     calls    model calls
     """
 
@@ -35,12 +36,12 @@ class Edit:
 
 
 def edit(
-    source: Callable,
-    target: Callable,
+    source: Denoise,
+    target: Denoise,
     picture: torch.Tensor,
     alphas: list[float],
     sigmas: list[float],
-    noise: Callable,
+    noise: Callable[[int, int], torch.Tensor],
     *,
     eta: float = 0.0,
     averages: int = 1,
@@ -48,9 +49,10 @@ def edit(
 ) -> Edit:
     """Edit x_0 = picture (B, C, ...) over falling sigmas, with 2 * averages model calls at each.
 
-    source(x, i), target(x, i) -> x0_hat at level i with either caption; noise(i, k) -> the k-th n ~ N(0, I)
-    of level i. The difference is the mean over the averages. softness above 0 takes it in full only where it
-    is large: see `soft_mask`. Raises FloatingPointError that names the first step that stopped being finite.
+    source and target answer with either caption; noise(i, k) -> the k-th n ~ N(0, I) of sigmas[i]. The
+    difference is the mean over the averages. softness above 0 takes the step in full only where the
+    difference is large (see `soft_mask`); elsewhere Delta / alpha stays as it is. Raises FloatingPointError
+    that names the first step that stopped being finite.
     """
     delta, energy, sums = torch.zeros_like(picture), 0.0, []
     mask = torch.ones_like(picture[:, :1])
@@ -62,13 +64,14 @@ def edit(
         if softness > 0:
             energy = energy + difference.square().mean(1, keepdim=True)
             mask = soft_mask(energy, softness)
-        delta = a * delta + b * mask * difference
+        stays = alphas[i + 1] / alphas[i] * delta if alphas[i] > 0 else delta
+        delta = torch.lerp(stays, a * delta + b * difference, mask.expand_as(delta))
         sums.append(delta.sum())
     check_finite(sums, sigmas)
     return Edit(picture + delta / alphas[-1], mask, 2 * averages * len(sums))
 
 
-def soft_mask(energy, softness):
+def soft_mask(energy: torch.Tensor, softness: float) -> torch.Tensor:
     """e / (e + softness * mean e) of each picture: near 1 where the captions differ most, near 0 where they
     differ less than on the whole. energy: (B, 1, ...), sum of the squared differences so far."""
     mean = energy.flatten(1).mean(1).view(-1, *[1] * (energy.ndim - 1))

@@ -9,13 +9,16 @@ With the jump x_s = a x_t + b x0_hat(x_t) + c z of jump.py, three ways to find x
             (Huberman-Spiegelglas, Kulikov, Michaeli, arXiv 2304.06140).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import atan2, hypot, isfinite, sqrt
 
 import torch
+from torch import Tensor
 
 from . import anderson
-from .jump import coefficients
+from .calls import Callback, Denoise, Noise
+from .jump import Mixture, coefficients
 from .solve import check_finite, jumps
 
 
@@ -35,19 +38,21 @@ class Inversion:
             square of the worst picture); None where it was not asked twice
     """
 
-    states: list = field(default_factory=list)
-    maps: list = field(default_factory=list)
-    errors: list = field(default_factory=list)
-    stalled: list = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)
+    errors: list[list[float]] = field(default_factory=list)
+    stalled: list[bool] = field(default_factory=list)
     calls: int = 0
     unsteady: float | None = None
 
     @classmethod
-    def of(cls, picture):
+    def of(cls, picture: Tensor) -> "Inversion":
         """A run that has come to nothing but its picture, (B, ...)."""
         return cls([on_cpu(picture)])
 
-    def put(self, x, rest=None, errors=(), stalled=False):
+    def put(
+        self, x: Tensor, rest: Tensor | None = None, errors: Sequence[float] = (), stalled: bool = False
+    ) -> None:
         """Record the jump before (noisier than) the last one recorded."""
         self.states.insert(0, on_cpu(x))
         self.maps.insert(0, torch.zeros_like(self.states[0]) if rest is None else on_cpu(rest))
@@ -55,10 +60,18 @@ class Inversion:
         self.stalled.insert(0, stalled)
 
 
-def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40, finer=None):
+def exact(
+    denoise: Denoise,
+    x: Tensor,
+    alphas: list[float],
+    sigmas: list[float],
+    tolerance: float = 1e-5,
+    max_iterations: int = 40,
+    finer: Callable[[int], bool] | None = None,
+) -> Inversion:
     """The Inversion of x (B, ...) at sigmas[-1] that ordinary DDIM over the same sigmas undoes.
 
-    denoise(x, i) -> x0_hat at level i, of x's shape. Each jump is solved until its error (see Inversion) is
+    Each jump is solved until its error (see Inversion) is
     at most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations
     calls, goes on from its best iterate. finer(i) -> bool, where given, is asked before that: it may put a
     level between i and i + 1 into alphas and sigmas (lists), and both halves are solved in the jump's place.
@@ -100,7 +113,9 @@ def exact(denoise, x, alphas, sigmas, tolerance=1e-5, max_iterations=40, finer=N
     return run
 
 
-def jump_equation(denoise, x_s, a, b, alpha, sigma):
+def jump_equation(
+    denoise: Callable[[Tensor], Tensor], x_s: Tensor, a: float, b: float, alpha: float, sigma: float
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     """x_s = a x_t + b x0_hat(x_t) as an equation for x_t, in the form that anderson.solve takes.
 
     denoise(x_t) -> x0_hat.
@@ -117,25 +132,25 @@ def jump_equation(denoise, x_s, a, b, alpha, sigma):
     return evaluate
 
 
-def ddim(denoise, x, alphas, sigmas):
+def ddim(denoise: Denoise, x: Tensor, alphas: Sequence[float], sigmas: Sequence[float]) -> Inversion:
     """The Inversion of x (B, ...) at sigmas[-1] with one call a jump. Arguments as of `exact`.
 
     The noisiest jump is not measured: that would take one call more.
     """
-    run, levels, table = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
+    run, mixtures, table = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), jumps(alphas, sigmas)
     last, sums = len(table) - 1, []
     x_s = x
     for i in reversed(range(last + 1)):
         # At sigma 0 the slope is 0 / 0: the model is asked one level up, with the picture as it is.
         at = last if sigmas[i + 1] == 0 else i + 1
-        x_in = towards_noise(x, None, levels[at], levels[i + 1])
+        x_in = towards_noise(x, None, mixtures[at], mixtures[i + 1])
         x0 = denoise(x_in, at)
         if at == i + 1 <= last:
             a, b, _ = table[at]
             run.maps[0] = x_s.cpu() - (a * x + b * x0).cpu()
-            run.errors[0] = (root_mean_square(run.maps[0]) / hypot(*levels[at])).tolist()
-        alpha, sigma = levels[at]
-        x_s, x = x, towards_noise(x, (x_in - alpha * x0) / sigma, levels[i], levels[i + 1])
+            run.errors[0] = (root_mean_square(run.maps[0]) / hypot(*mixtures[at])).tolist()
+        alpha, sigma = mixtures[at]
+        x_s, x = x, towards_noise(x, (x_in - alpha * x0) / sigma, mixtures[i], mixtures[i + 1])
         sums.append(x.sum())
         run.put(x)
     run.calls = last + 1
@@ -143,19 +158,26 @@ def ddim(denoise, x, alphas, sigmas):
     return run
 
 
-def noise_maps(denoise, x, alphas, sigmas, eta, noise):
+def noise_maps(
+    denoise: Denoise,
+    x: Tensor,
+    alphas: Sequence[float],
+    sigmas: Sequence[float],
+    eta: float,
+    noise: Noise,
+) -> Inversion:
     """The Inversion of x (B, ...) at sigmas[-1] for 0 < eta <= 1: one call a jump, and replaying it is exact.
 
     noise(i) -> z ~ N(0, I) of x's shape, from which x_t at level i is drawn: from the forward marginals, each
     level on its own (section 3.1 of 2304.06140), so that the maps carry more of the picture than DDPM's
     would.
     """
-    run, levels, sums = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), []
+    run, mixtures, sums = Inversion.of(x), list(zip(alphas, sigmas, strict=True)), []
     picture = x
     table = jumps(alphas, sigmas, eta)
     for i in reversed(range(len(table))):
         a, b, _ = table[i]
-        x_t = diffused(picture, noise(i), levels[i], levels[-1])
+        x_t = diffused(picture, noise(i), mixtures[i], mixtures[-1])
         rest = x - a * x_t - b * denoise(x_t, i)
         sums.append(rest.sum())
         run.put(x_t, rest, [0.0] * len(x))
@@ -165,7 +187,17 @@ def noise_maps(denoise, x, alphas, sigmas, eta, noise):
     return run
 
 
-def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None, states=(), weights=()):
+def replay(
+    denoise: Denoise,
+    x: Tensor,
+    maps: Sequence[Tensor],
+    alphas: Sequence[float],
+    sigmas: Sequence[float],
+    eta: float = 0.0,
+    callback: Callback | None = None,
+    states: Sequence[Tensor] = (),
+    weights: Sequence[float | Tensor | None] = (),
+) -> Tensor:
     """Sample from x at sigmas[0] with the recorded maps, on x's device: with the model of the inversion, its
     picture.
 
@@ -185,20 +217,19 @@ def replay(denoise, x, maps, alphas, sigmas, eta=0.0, callback=None, states=(), 
     return x
 
 
-def diffused(x_s, z, t, s):
-    """x_t drawn from the forward process, given x_s and z ~ N(0, I). t, s: (alpha, sigma)."""
+def diffused(x_s: Tensor, z: Tensor, t: Mixture, s: Mixture) -> Tensor:
+    """x_t drawn from the forward process, given x_s and z ~ N(0, I)."""
     keep = t[0] / s[0]
     return keep * x_s + sqrt(max(t[1] ** 2 - (keep * s[1]) ** 2, 0.0)) * z
 
 
-def towards_noise(x_s, eps, t, s):
-    """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise. t, s: (alpha,
-    sigma)."""
+def towards_noise(x_s: Tensor, eps: Tensor | None, t: Mixture, s: Mixture) -> Tensor:
+    """x_t on the line through x_s whose noise is eps; without eps, x_s without further noise."""
     keep = t[0] / s[0]
     return keep * x_s if eps is None else keep * x_s + (t[1] - keep * s[1]) * eps
 
 
-def extrapolated(slopes, angle):
+def extrapolated(slopes: list[tuple[float, Tensor]], angle: float) -> Tensor | None:
     """eps_hat at atan2(sigma, alpha) = angle, from the last two (angle, eps_hat); None without any."""
     if len(slopes) < 2 or slopes[-1][0] == slopes[-2][0]:
         return slopes[-1][1] if slopes else None
@@ -206,17 +237,17 @@ def extrapolated(slopes, angle):
     return torch.lerp(eps_earlier, eps_later, (angle - earlier) / (later - earlier))
 
 
-def on_cpu(x):
+def on_cpu(x: Tensor) -> Tensor:
     """A float32 copy that nothing else writes into."""
     return x.detach().to("cpu", torch.float32, copy=True)
 
 
-def root_mean_square(x):
+def root_mean_square(x: Tensor) -> Tensor:
     """Of each picture: (B, ...) -> (B,)."""
     return x.flatten(1).square().mean(1).sqrt()
 
 
-def gaussianity(noise):
+def gaussianity(noise: Tensor) -> tuple[float, float]:
     """(standard deviation, correlation of neighbours) of noise (..., H, W); a Gaussian has (1, 0).
 
     The correlation is that of pixels side by side or on top of one another, the mean of each channel taken

@@ -11,18 +11,22 @@ alpha^2 = alpha_bar and sigma^2 = 1 - alpha_bar.
 
 from math import sqrt
 
+from torch import Tensor
+
 from .checks import allowed, within
 
 VARIANCES = ("posterior", "large", "full renoise")
 
+Mixture = tuple[float, float]  # (alpha, sigma) of a noise level
 
-def posterior_deviation(alpha_t, sigma_t, alpha_s, sigma_s):
+
+def posterior_deviation(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
     """Standard deviation of q(x_s | x_t, x_0): eq. 16 of 2010.02502 at eta = 1, DDPM's own noise."""
     forward_variance = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2  # of q(x_t | x_s)
     return sigma_s / sigma_t * sqrt(max(forward_variance, 0.0))
 
 
-def large_deviation(alpha_t, sigma_t, alpha_s, sigma_s):
+def large_deviation(alpha_t: float, sigma_t: float, alpha_s: float, sigma_s: float) -> float:
     """The paper's sigma-hat, sqrt(1 - alpha_bar_t / alpha_bar_s), in units of x_s.
 
     The paper's x has unit scale alpha^2 + sigma^2 = 1; other frames (alpha = 1, flow) are brought there and
@@ -33,7 +37,14 @@ def large_deviation(alpha_t, sigma_t, alpha_s, sigma_s):
     return scale_s / scale_t * sqrt(max(forward_variance, 0.0))
 
 
-def coefficients(alpha_t, sigma_t, alpha_s, sigma_s, eta=0.0, variance="posterior"):
+def coefficients(
+    alpha_t: float,
+    sigma_t: float,
+    alpha_s: float,
+    sigma_s: float,
+    eta: float = 0.0,
+    variance: str = "posterior",
+) -> tuple[float, float, float]:
     """Coefficients (a, b, c) of the jump x_s = a x_t + b x0_hat + c z, as Python floats.
 
     ``eta`` dials from 0 (DDIM, deterministic) to 1 (all of the noise that ``variance`` names):
@@ -50,15 +61,15 @@ def coefficients(alpha_t, sigma_t, alpha_s, sigma_s, eta=0.0, variance="posterio
         raise ValueError(f"a jump goes from a higher to a lower sigma; given {sigma_t} -> {sigma_s}")
     if sigma_s == 0.0:
         return 0.0, alpha_s, 0.0
-    levels = alpha_t, sigma_t, alpha_s, sigma_s
-    removed = eta * (sigma_s if variance == "full renoise" else posterior_deviation(*levels))
+    jump = alpha_t, sigma_t, alpha_s, sigma_s
+    removed = eta * (sigma_s if variance == "full renoise" else posterior_deviation(*jump))
     a = sqrt(max(sigma_s**2 - removed**2, 0.0)) / sigma_t
     b = alpha_s - a * alpha_t
-    c = eta * large_deviation(*levels) if variance == "large" else removed
+    c = eta * large_deviation(*jump) if variance == "large" else removed
     return a, b, c
 
 
-def trajectory_eta(alpha_s, sigma_s, alpha_d, sigma_d):
+def trajectory_eta(alpha_s: float, sigma_s: float, alpha_d: float, sigma_d: float) -> float:
     """The eta of `full renoise` that leaves of eps_hat what a jump to the lower level d leaves.
 
     Down to d without noise, then up to s by the forward process, is a x_t + b x0_hat + c z with
@@ -68,8 +79,8 @@ def trajectory_eta(alpha_s, sigma_s, alpha_d, sigma_d):
     return sqrt(max(1 - (alpha_s * sigma_d / (alpha_d * sigma_s)) ** 2, 0.0))
 
 
-def in_places(a, c, t, s, mask):
-    """(a, b, c) as tensors, of the jump from t = (alpha, sigma) to s with eta scaled by mask in each place.
+def in_places(a: float, c: float, t: Mixture, s: Mixture, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(a, b, c) as tensors, of the jump from t to s, with eta scaled by mask in each place.
 
     a and c are those of the whole eta; the share of eps_hat that makes room for noise grows with eta.
     """
@@ -78,7 +89,7 @@ def in_places(a, c, t, s, mask):
     return a, alpha_s - a * alpha_t, c * mask
 
 
-def check_dial(eta, variance):
+def check_dial(eta: float, variance: str) -> None:
     """Raise ValueError for an unknown variance and for eta outside 0 (DDIM) to 1 (DDPM)."""
     allowed("variance", variance, VARIANCES)
     within("eta", eta, 0, 1)

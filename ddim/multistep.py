@@ -47,7 +47,7 @@ class PLMS:
             raise ValueError(f"order is {order}; allowed are 1 (DDIM) to {max(ADAMS_BASHFORTH)} (PLMS)")
         self.order, self.extrapolated = order, "slope" if order > 1 else None
 
-    def begin(self, sigmas):
+    def begin(self, sigmas: list[float]) -> Towards:
         slopes = []  # newest first
 
         def towards(i, x, x0):
@@ -70,7 +70,7 @@ class DPMSolver2M:
 
     extrapolated = "x0_hat"
 
-    def begin(self, sigmas):
+    def begin(self, sigmas: list[float]) -> Towards:
         before = None  # x0_hat of the step before
 
         def towards(i, x, x0):

@@ -1,42 +1,47 @@
 """Sampling: DDIM, and every multistep sampler of multistep.py, as one loop over the jump of jump.py."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 
+from .calls import Callback, Clip, Denoise, Noise
 from .jump import coefficients, in_places
 from .multistep import PLMS, Solver
 
 
-def jumps(alphas, sigmas, eta=0.0, variance="posterior"):
+def jumps(
+    alphas: Sequence[float],
+    sigmas: Sequence[float],
+    eta: float | Sequence[float] = 0.0,
+    variance: str = "posterior",
+) -> list[tuple[float, float, float]]:
     """Coefficients (a, b, c) of every jump between neighbours of a schedule; all on the host, before the
     loop. eta is one for all jumps, or one for each."""
-    levels = list(itertools.pairwise(zip(alphas, sigmas, strict=True)))
-    etas = [eta] * len(levels) if isinstance(eta, (int, float)) else eta
-    return [coefficients(*t, *s, each, variance) for (t, s), each in zip(levels, etas, strict=True)]
+    pairs = list(itertools.pairwise(zip(alphas, sigmas, strict=True)))
+    etas = [eta] * len(pairs) if isinstance(eta, (int, float)) else eta
+    return [coefficients(*t, *s, each, variance) for (t, s), each in zip(pairs, etas, strict=True)]
 
 
 def sample(
-    denoise: Callable[[torch.Tensor, int], torch.Tensor],
+    denoise: Denoise,
     x: torch.Tensor,
-    alphas: list[float],
-    sigmas: list[float],
+    alphas: Sequence[float],
+    sigmas: Sequence[float],
     *,
     solver: Solver | None = None,
-    eta: float | list[float] = 0.0,
+    eta: float | Sequence[float] = 0.0,
     variance: str = "posterior",
-    noise: Callable[[int], torch.Tensor] | None = None,
+    noise: Noise | None = None,
     mask: torch.Tensor | None = None,
-    clip: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    callback: Callable[[int, torch.Tensor, torch.Tensor], None] | None = None,
+    clip: Clip | None = None,
+    callback: Callback | None = None,
 ) -> torch.Tensor:
     """Run x from sigmas[0] down to sigmas[-1]: len(sigmas) - 1 model calls.
 
-    denoise(x, i) -> x0_hat at sigmas[i], of x's shape (the state keeps x's dtype whatever x0_hat's is);
-    solver: multistep.py's, DDIM without one; noise(i) -> z ~ N(0, I), called only where c > 0; clip(x0_hat)
-    -> x0_hat; callback(i, x, x0_hat) before the jump. eta is one number, or one for each jump; mask (0 to 1,
-    of a shape that goes with x's) scales it in each place.
+    The functions are those of calls.py. The state keeps x's dtype whatever x0_hat's is. solver: of
+    multistep.py, DDIM without one. noise is called only where c > 0. eta is one number, or one for each jump;
+    mask (0 to 1, of a shape that goes with x's) scales it in each place.
     Never waits for the GPU inside the loop. Raises FloatingPointError that names the first step at which the
     state stopped being finite, ValueError for a bad schedule, eta or variance.
     """
@@ -61,7 +66,7 @@ def sample(
     return x
 
 
-def check_finite(sums, sigmas):
+def check_finite(sums: list[torch.Tensor], sigmas: Sequence[float]) -> None:
     """Raise FloatingPointError at the first step whose sum is not finite; one wait for the device, at the
     end."""
     if not sums:
@@ -76,12 +81,12 @@ def check_finite(sums, sigmas):
         )
 
 
-def clamp(x0, limit):
+def clamp(x0: torch.Tensor, limit: float) -> torch.Tensor:
     """Clip x0_hat to [-limit, limit], as DDPM does for pixels."""
     return x0.clamp(-limit, limit)
 
 
-def dynamic_threshold(x0, limit, fraction=0.995):
+def dynamic_threshold(x0: torch.Tensor, limit: float, fraction: float = 0.995) -> torch.Tensor:
     """Clip each image at its own quantile and scale it back to limit: Saharia et al., arXiv 2205.11487,
     section 2.3."""
     flat = x0.flatten(1)

@@ -9,13 +9,15 @@ Every function takes the noise of one picture, of any shape, and returns its sha
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 _PARALLEL = 1e-6  # sine below which float32 noises leave their plane to rounding
 
 
-def slerp(a, b, weight):
+def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """The point at `weight` (0 to 1) of the great circle from `a` to `b`; bit-identical to them at 0 and 1.
 
     For equal norms this is the paper's sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b.
@@ -32,14 +34,22 @@ def slerp(a, b, weight):
     return (norm * (math.cos(weight * angle) * along + math.sin(weight * angle) * across)).to(a.dtype)
 
 
-def lerp(a, b, weight):
+def lerp(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """The straight line from `a` to `b`; bit-identical to them at `weight` 0 and 1."""
     if weight == 0 or weight == 1:
         return (b if weight else a).clone()
     return ((1 - weight) * a.double() + weight * b.double()).to(a.dtype)
 
 
-def grid(a, b, c, d, x, y, between=slerp):
+def grid(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor,
+    d: Tensor,
+    x: float,
+    y: float,
+    between: Callable[[Tensor, Tensor, float], Tensor] = slerp,
+) -> Tensor:
     """A point of the surface with corners `a` (x 0, y 0), `b` (1, 0), `c` (0, 1), `d` (1, 1).
 
     First down the sides a-c and b-d, then across.
@@ -47,7 +57,7 @@ def grid(a, b, c, d, x, y, between=slerp):
     return between(between(a, c, y), between(b, d, y), x)
 
 
-def turn(a, towards, angle):
+def turn(a: Tensor, towards: Tensor, angle: float) -> Tensor:
     """`a` turned by `angle` (radians) into the direction of `towards`, its norm kept."""
     norm = _norm(a)
     if angle == 0 or norm == 0 or _norm(towards) == 0:
@@ -56,7 +66,7 @@ def turn(a, towards, angle):
     return (norm * (math.cos(angle) * along + math.sin(angle) * across)).to(a.dtype)
 
 
-def shift(base, plus, minus, weight):
+def shift(base: Tensor, plus: Tensor, minus: Tensor, weight: float) -> Tensor:
     """base + weight (plus - minus), scaled back to the norm of `base`, so that unit variance stays.
 
     Raises ValueError where nothing is left to scale.
@@ -75,7 +85,7 @@ def shift(base, plus, minus, weight):
     return (total * (kept / norm)).to(base.dtype)
 
 
-def unit_variance(noise):
+def unit_variance(noise: Tensor) -> Tensor:
     """`noise` scaled to a mean square of 1. Raises ValueError where it is all zeros."""
     norm = _norm(noise)
     if norm == 0:
@@ -83,7 +93,7 @@ def unit_variance(noise):
     return (noise.double() * (math.sqrt(noise.numel()) / norm)).to(noise.dtype)
 
 
-def weights(frames, easing="linear"):
+def weights(frames: int, easing: str = "linear") -> list[float]:
     """`frames` weights from 0 to 1: evenly ("linear"), or starting and stopping gently ("smooth")."""
     line = [k / (frames - 1) for k in range(frames)] if frames > 1 else [0.0]
     return [w * w * (3 - 2 * w) for w in line] if easing == "smooth" else line

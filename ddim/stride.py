@@ -8,12 +8,12 @@ calls. The names are those of Lin et al. (arXiv 2305.08891, table 2); quadratic 
 from .checks import allowed
 
 
-def trailing(T, S):
+def trailing(T: int, S: int) -> list[int]:
     """round(T - i T/S) - 1: starts exactly at T - 1, which few-step models want."""
     return [round(T - i * T / S) - 1 for i in range(S)]
 
 
-def leading(T, S):
+def leading(T: int, S: int) -> list[int]:
     """i (T // S) + 1: diffusers' "leading", the stride of Stable Diffusion's code.
 
     Where S does not divide T it stops short of the noisiest rows; a few steps start far below them, and S = 1
@@ -23,14 +23,14 @@ def leading(T, S):
     return [i * (T // S) + 1 for i in reversed(range(S))]
 
 
-def linspace(T, S):
+def linspace(T: int, S: int) -> list[int]:
     """round(linspace(T - 1, 0, S)): both ends of the table."""
     if S == 1:
         return [T - 1]
     return [round(i * (T - 1) / (S - 1)) for i in reversed(range(S))]
 
 
-def quadratic(T, S):
+def quadratic(T: int, S: int) -> list[int]:
     """floor(linspace(0, sqrt(.8 T), S)^2), the paper's: dense at low noise, from .8 T down."""
     if S == 1:
         return [4 * T // 5]
@@ -40,7 +40,7 @@ def quadratic(T, S):
 STRIDES = {"trailing": trailing, "leading": leading, "linspace": linspace, "quadratic": quadratic}
 
 
-def timesteps(stride, T, S):
+def timesteps(stride: str, T: int, S: int) -> list[int]:
     """S timesteps of the named stride over a table of T rows.
 
     Where the formula repeats a row or leaves the table (large S), the rows are moved up or down by the least

@@ -2,12 +2,15 @@
 
 import comfy.samplers
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim import edit, invert
+from ..ddim.checks import within
 from . import latents, noise_left
-from .inversion import check_model, packed, sample
+from .guiders import sample
+from .latents import Latent
 from .loop import model_calls
-from .model import alphas, check_sigmas, model_sampling
+from .model import alphas, check_no_cache, check_sigmas, model_sampling
 from .noise import batch_noise
 from .sampler import stream
 
@@ -15,13 +18,21 @@ from .sampler import stream
 class EditGuider(comfy.samplers.CFGGuider):
     """The host's guider with two captions, each with its own cfg: `ask` says which one answers."""
 
-    def __init__(self, model, source, target, negative, source_cfg, target_cfg):
+    def __init__(
+        self,
+        model: ModelPatcher,
+        source: list,
+        target: list,
+        negative: list,
+        source_cfg: float,
+        target_cfg: float,
+    ):
         super().__init__(model)
         self.inner_set_conds({"positive": target, "source": source, "negative": negative})
         self.strengths = {"source": source_cfg, "positive": target_cfg}
         self.ask("positive")
 
-    def ask(self, caption):
+    def ask(self, caption: str) -> None:
         self.caption, self.cfg = caption, self.strengths[caption]
 
     def predict_noise(self, x, timestep, model_options=None, seed=None):
@@ -45,12 +56,12 @@ def sample_edit(
     callback=None,
     disable=None,
     *,
-    result,
-    batch_index,
-    eta,
-    averages,
-    softness,
-):
+    result: list[edit.Edit],
+    batch_index: list[int],
+    eta: float,
+    averages: int,
+    softness: float,
+) -> torch.Tensor:
     """The host's sampler-function signature around ddim.edit.edit. Appends its Edit to `result`."""
     guider, picture = model.inner_model, model.latent_image.float()
     sampling = guider.inner_model.model_sampling
@@ -91,25 +102,25 @@ def sample_edit(
 
 
 def edit_latent(
-    model,
-    source,
-    target,
-    negative,
-    latent,
-    sigmas,
+    model: ModelPatcher,
+    source: list,
+    target: list,
+    negative: list,
+    latent: Latent,
+    sigmas: torch.Tensor,
     *,
-    source_cfg=1.0,
-    target_cfg=1.0,
-    eta=0.0,
-    seed=0,
-    averages=1,
-    softness=0.0,
-):
+    source_cfg: float = 1.0,
+    target_cfg: float = 1.0,
+    eta: float = 0.0,
+    seed: int = 0,
+    averages: int = 1,
+    softness: float = 0.0,
+) -> tuple[Latent, torch.Tensor, str]:
     """(LATENT, MASK, report) of a LATENT edited from the caption `source` to `target`. Raises ValueError for
     bad input, before any work."""
     check_options(eta, averages, softness)
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), 0.0)
     if softness > 0 and len(latents.parts(latent)) > 1:
         raise ValueError("mask_softness works on one kind of latent; latent_image holds video with sound")
@@ -123,27 +134,23 @@ def edit_latent(
     edited = sample(guider, latents.join(zeros, latent), latent, sampler, sigmas, seed)
     run = result[0]
     process_in = model.get_model_object("latent_format").process_in
-    before = process_in(packed(latents.parts(latent)).float().cpu())
+    before = process_in(latents.packed(latents.parts(latent)).float().cpu())
     change = invert.on_cpu(run.picture) - before
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)
-    return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels)
+    return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels, softness)
 
 
-def check_options(eta, averages, softness):
+def check_options(eta: float, averages: int, softness: float) -> None:
     """Raise ValueError that names the first bad option."""
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta}; it must lie between 0 (FlowEdit) and 1 (all noise fresh)")
-    if averages < 1:
-        raise ValueError(f"averages is {averages}; it must be at least 1")
-    if not 0.0 <= softness <= 100.0:
-        raise ValueError(f"mask_softness is {softness}; it must lie between 0 (off) and 100")
+    within("eta", eta, 0, 1)
+    within("averages", averages, 1)
+    within("mask_softness", softness, 0, 100)
 
 
-def report(run, change, levels):
+def report(run: edit.Edit, change: torch.Tensor, levels: list[float], softness: float) -> str:
     """What the edit did, in words and figures."""
     size = invert.root_mean_square(change).max().item()
-    part = (run.mask > 0.5).float().mean().item()
     strength = (
         "Next to nothing changed: start at a higher sigma, or raise target_cfg"
         if size < 0.05
@@ -151,12 +158,13 @@ def report(run, change, levels):
         if size > 0.8
         else "The picture was changed, and most of it kept"
     )
-    return "\n".join(
-        [
-            f"{strength}.",
-            "",
-            f"{len(levels) - 1} steps, {run.calls} model calls",
-            f"change: RMSE {size:.2g} of the latent as the model sees it",
-            f"soft mask: above a half on {part:.0%} of the picture",
-        ]
-    )
+    lines = [
+        f"{strength}.",
+        "",
+        f"{len(levels) - 1} steps, {run.calls} model calls",
+        f"change: RMSE {size:.2g} of the latent as the model sees it",
+    ]
+    if softness > 0:
+        part = (run.mask > 0.5).float().mean().item()
+        lines.append(f"soft mask: above a half on {part:.0%} of the picture")
+    return "\n".join(lines)

@@ -3,15 +3,18 @@
 import itertools
 import random
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 
-from ..ddim.checks import allowed
+from ..ddim.checks import allowed, number
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.stride import STRIDES
 from . import latents, sampler, schedule
+from .latents import Latent
 
 MOST_VALUES = 100  # along one side
 RANGES = {
@@ -26,24 +29,20 @@ DIALS = ("eta", "steps", "cfg", "stride", "order", "seed")
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give."""
+    """One place of the grid: every dial by name, and the SIGMAS that its steps and stride give; key is the
+    same for cells whose runs are the same."""
 
     label: str
     dials: dict
     sigmas: torch.Tensor
+    key: tuple
 
     @property
-    def calls(self):
+    def calls(self) -> int:
         return max(len(self.sigmas) - 1, 0)
 
-    @property
-    def key(self):
-        """The same for cells whose runs are the same."""
-        others = (value for dial, value in self.dials.items() if dial not in ("steps", "stride"))
-        return (*self.sigmas.tolist(), *others)
 
-
-def values(name, dial, text, dials):
+def values(name: str, dial: str, text: str, dials: dict) -> list:
     """The values that a text writes for a dial: "0, .3, 1", "trailing, linspace", "4 random" for seeds.
 
     The dial's own name with a colon may stand before them. Without any it is the value that `dials` holds;
@@ -64,7 +63,7 @@ def values(name, dial, text, dials):
     return [value(name, dial, word) for word in words] or [dials[dial]]
 
 
-def value(name, dial, word):
+def value(name: str, dial: str, word: str) -> float | str:
     """The value that a word writes for a dial; ValueError names the word and what is allowed."""
     if dial == "stride":
         if word in STRIDES:
@@ -72,15 +71,15 @@ def value(name, dial, word):
         raise ValueError(f"{name} holds {word!r}; stride takes {', '.join(STRIDES)}")
     kind, least, most = RANGES[dial]
     try:
-        if least <= kind(word) <= most:  # NaN is in no range
-            return kind(word)
+        if least <= number(word, kind) <= most:
+            return number(word, kind)
     except ValueError:
         pass
     numbers = "whole numbers" if kind is int else "numbers"
     raise ValueError(f"{name} holds {word!r}; {dial} takes {numbers} from {least} to {most}")
 
 
-def sides(dials, across, across_values, down, down_values):
+def sides(dials: dict, across: str, across_values: str, down: str, down_values: str) -> tuple[list, list]:
     """The values of the columns and of the rows, as `values` gives them."""
     allowed("across", across, DIALS)
     allowed("down", down, DIALS)
@@ -92,38 +91,45 @@ def sides(dials, across, across_values, down, down_values):
     )
 
 
-def plan(model, dials, across, across_values, down, down_values):
+def plan(
+    model: ModelPatcher, dials: dict, across: str, across_values: str, down: str, down_values: str
+) -> tuple[list[Cell], int]:
     """The cells of a grid, row by row, and how many columns it has. Raises ValueError before any model call.
 
     dials  the value of every dial, and of denoise, where they are not varied
     """
     columns, rows = sides(dials, across, across_values, down, down_values)
-    cells = []
+    cells, schedules = [], {}
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}
         label = f"{across} {written(right)}, {down} {written(below)}"
-        try:
-            sigmas, _ = schedule.stride_sigmas(model, here["steps"], here["stride"], here["denoise"])
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from error
-        cells.append(Cell(label, here, sigmas))
+        visited = here["steps"], here["stride"], here["denoise"]
+        if visited not in schedules:  # which a hundred cells may share
+            try:
+                sigmas, _ = schedule.stride_sigmas(model, *visited)
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
+            schedules[visited] = sigmas, tuple(sigmas.tolist())
+        sigmas, levels = schedules[visited]
+        others = (value for dial, value in here.items() if dial not in ("steps", "stride"))
+        cells.append(Cell(label, here, sigmas, (levels, *others)))
     return cells, len(columns)
 
 
-def written(value):
+def written(value: float | str) -> float | str:
     return f"{value:g}" if isinstance(value, float) else value
 
 
-def model_calls(cells):
+def cost(cells: list[Cell]) -> int:
     """Model calls of a grid: equal cells are computed once."""
     return sum({cell.key: cell.calls for cell in cells}.values())
 
 
-def sample(model, positive, negative, latent, cells):
+def sample(model: ModelPatcher, positive: list, negative: list, latent: Latent, cells: list[Cell]) -> Latent:
     """The first picture of a LATENT in every cell, as a batch; previews and progress are those of the whole
     grid."""
     picture = latents.take(latents.check(latent, model), [0])
-    total, done, drawn = model_calls(cells), 0, {}
+    total, done, drawn = cost(cells), 0, {}
     preview = latent_preview.prepare_callback(model, total)
 
     def shown(before):
@@ -139,7 +145,9 @@ def sample(model, positive, negative, latent, cells):
     }
 
 
-def run(model, positive, negative, picture, cell, preview):
+def run(
+    model: ModelPatcher, positive: list, negative: list, picture: Latent, cell: Cell, preview: Callable
+) -> Latent:
     """The LATENT of one cell: DDIM KSampler's run, with the order as a further dial."""
     if not cell.calls:  # denoise 0 leaves the picture alone
         return picture

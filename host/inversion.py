@@ -5,19 +5,21 @@ import math
 from dataclasses import dataclass
 
 import comfy.samplers
-import comfy.utils
-import latent_preview
 import torch
+from comfy.samplers import CFGGuider
 
 from ..ddim import invert
-from ..ddim.checks import allowed
+from ..ddim.checks import allowed, within
 from . import latents, noise_left
+from .guiders import sample
 from .keyframes import Keyframes
-from .loop import model_calls, rows
+from .latents import Latent
+from .loop import batched, model_calls
 from .masked import MaskedNoise
-from .model import Start, alphas, check_sigmas, model_sampling
+from .measured import plain
+from .model import Start, alphas, check_no_cache, check_sigmas, model_sampling, precision
 from .noise import HeldNoise, batch_noise, latent_noise
-from .progress import tell
+from .page import tell
 from .replay import replay_sampler
 from .sampler import ddim_sampler, stream
 from .travel import Travels
@@ -44,18 +46,20 @@ class InvertedNoise(Travels):
     latent_format: object
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.held.seed
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         parts = [part.detach().cpu().float() for part in latents.parts(latent)]
         noise = self.held.generate_noise(latent | {"samples": latents.join(parts, latent)})
         if self.weight == 0 or not any(
             part.any() for part in parts
         ):  # the host leaves an empty latent as it is
             return noise
-        seen = self.latent_format.process_in(packed(parts))
-        return unpacked(packed(latents.parts({"samples": noise})) - self.weight * seen, latent)
+        seen = self.latent_format.process_in(latents.packed(parts))
+        return latents.unpacked(
+            latents.packed(latents.parts({"samples": noise})) - self.weight * seen, latent
+        )
 
 
 @dataclass
@@ -80,18 +84,24 @@ class Inverted:
     run         ddim.invert.Inversion
     sigmas      SIGMAS of the run, those given or refined
     top         whether they start at pure noise
+    guided      whether guidance may have folded a step: not at cfg 1
+    precision   dtype in which the model computes
     unsettled   see Result
+    masked      whether under a noise mask
     round_trip  RMSE of the worst picture, or None where not measured
     """
 
     noise: InvertedNoise
-    latent: dict
-    state: dict
+    latent: Latent
+    state: Latent
     replay: comfy.samplers.KSAMPLER
     run: invert.Inversion
     sigmas: torch.Tensor
     top: bool
+    guided: bool
+    precision: torch.dtype
     unsettled: float
+    masked: bool
     round_trip: float | None = None
 
 
@@ -103,14 +113,14 @@ def sample_inversion(
     callback=None,
     disable=None,
     *,
-    result,
-    method,
-    eta,
-    tolerance,
-    max_iterations,
-    refine_sigmas,
-    batch_index,
-):
+    result: list[Result],
+    method: str,
+    eta: float,
+    tolerance: float,
+    max_iterations: int,
+    refine_sigmas: int,
+    batch_index: list[int],
+) -> torch.Tensor:
     """The host's sampler-function signature around ddim.invert: from the latent image to the noise.
 
     Appends a Result to `result`: the host divides what a sampler returns by 1 - sigma on flow models, which
@@ -123,7 +133,7 @@ def sample_inversion(
     levels = check_sigmas(sigmas, sampling)
     levels_alpha, start = alphas(sampling, levels), Start.of(sampling, levels[0])
     x, given = levels_alpha[-1] * model.latent_image.float(), len(levels)
-    asked, mask, model_options = rows(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
+    asked, mask, model_options = batched(sigmas, x), extra_args["denoise_mask"], extra_args["model_options"]
     keyframes = Keyframes(guider, model_options, asked)
     stepwise = "denoise_mask_function" in model_options
     masked, unsettled = MaskedNoise(model, mask, start, levels_alpha, levels, stepwise), 0.0
@@ -177,33 +187,25 @@ def sample_inversion(
     return model.latent_image
 
 
-def cfg_guider(model, positive, negative, cfg):
-    """The host's CFGGuider."""
-    guider = comfy.samplers.CFGGuider(model)
-    guider.set_conds(positive, negative)
-    guider.set_cfg(cfg)
-    return guider
-
-
 def invert_latent(
-    guider,
-    latent,
-    sigmas,
+    guider: CFGGuider,
+    latent: Latent,
+    sigmas: torch.Tensor,
     *,
-    method="exact",
-    eta=0.0,
-    tolerance=1e-5,
-    max_iterations=40,
-    refine_sigmas=0,
-    noise_seed=0,
-    measure=False,
-):
+    method: str = "exact",
+    eta: float = 0.0,
+    tolerance: float = 1e-5,
+    max_iterations: int = 40,
+    refine_sigmas: int = 0,
+    noise_seed: int = 0,
+    measure: bool = False,
+) -> Inverted:
     """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
     bad input, before any work."""
     check_options(method, eta, tolerance, max_iterations, refine_sigmas)
     model = guider.model_patcher
     levels = check_sigmas(sigmas, model_sampling(model))
-    check_model(model)
+    check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), levels[-1])
     indices, result = latents.batch_indices(latent), []
     options = {
@@ -220,7 +222,7 @@ def invert_latent(
     run, start, levels = result[0].run, result[0].start, result[0].levels
 
     empty, top = latents.empty(latent, indices), run.states[0]
-    numbers = empty | {"samples": unpacked(top / start.scale, latent)}
+    numbers = empty | {"samples": latents.unpacked(top / start.scale, latent)}
     held = HeldNoise.of(numbers, noise_seed, "inverted noise")
     noise = InvertedNoise(held, start.alpha / start.scale, model.get_model_object("latent_format"))
     drawn = noise.generate_noise(empty if start.top else latent)
@@ -231,70 +233,33 @@ def invert_latent(
     found = Inverted(
         noise=noise,
         latent=noise_left.mark(kept | {"samples": drawn}, math.inf),
-        state=noise_left.mark(kept | {"samples": unpacked(state, latent)}, levels[0]),
+        state=noise_left.mark(kept | {"samples": latents.unpacked(state, latent)}, levels[0]),
         replay=replay_sampler(run, sigmas, eta, model_sampling(model)),
         run=run,
         sigmas=sigmas,
         top=start.top,
+        # CFGOverride and the like give a cfg of their own in a wrapper.
+        guided=not plain(guider) or guider.cfg != 1 or bool(model.get_all_wrappers("predict_noise")),
+        precision=precision(model),
         unsettled=result[0].unsettled,
+        masked=latent.get("noise_mask") is not None,
     )
     if measure:
         with_sampler = found.replay if eta > 0 else ddim_sampler()
         again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
         seen = [
-            noise.latent_format.process_in(packed(latents.parts(each))).float().cpu()
+            noise.latent_format.process_in(latents.packed(latents.parts(each))).float().cpu()
             for each in ({"samples": again}, latent)
         ]
         found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
 
 
-def check_model(model):
-    """Raise ValueError for a MODEL that skips calls by what came before."""
-    cache = model.model_options.get("transformer_options", {}).get("easycache")
-    if cache is not None:
-        raise ValueError(
-            f"model: {cache.name} takes answers over from the calls before, which come in another order here."
-            f" Connect the model from before {cache.name}"
-        )
-
-
-def check_options(method, eta, tolerance, max_iterations, refine_sigmas):
+def check_options(method: str, eta: float, tolerance: float, max_iterations: int, refine_sigmas: int) -> None:
     """Raise ValueError that names the first bad option."""
     allowed("method", method, METHODS)
-    if not 0.0 <= eta <= 1.0:
-        raise ValueError(
-            f"eta is {eta}; it must lie between 0 (solve for the noise) and 1 (record noise maps)"
-        )
+    within("eta", eta, 0, 1)
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; it must be above 0")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations}; it must be at least 1")
-    if refine_sigmas < 0:
-        raise ValueError(f"refine_sigmas is {refine_sigmas}; it must be 0 or more")
-
-
-def sample(guider, noise, latent, sampler, sigmas, seed):
-    """A run with previews and progress, as the host's SamplerCustomAdvanced makes it: the sampled tensor."""
-    callback = latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1)
-    return guider.sample(
-        noise,
-        latent["samples"],
-        sampler,
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-
-
-def packed(parts):
-    """The one tensor that a sampler sees for the parts of a LATENT."""
-    return parts[0] if len(parts) == 1 else comfy.utils.pack_latents(parts)[0]
-
-
-def unpacked(x, latent):
-    """The inverse of `packed`, in the form of `latent`'s samples."""
-    shapes = [part.shape for part in latents.parts(latent)]
-    return x if len(shapes) == 1 else latents.join(comfy.utils.unpack_latents(x, shapes), latent)
+    within("max_iterations", max_iterations, 1)
+    within("refine_sigmas", refine_sigmas, 0)

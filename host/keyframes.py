@@ -1,5 +1,8 @@
 """Hooks whose strength changes along a run (keyframes), asked at any sigma in any order."""
 
+import torch
+from comfy.samplers import CFGGuider
+
 
 class Keyframes:
     """Brings the hooks of a guider to where sampling has them at a sigma. The host's own only move on, from
@@ -9,7 +12,7 @@ class Keyframes:
     sigmas  the run's, as (B,) tensors; it may grow
     """
 
-    def __init__(self, guider, model_options, sigmas):
+    def __init__(self, guider: CFGGuider, model_options: dict, sigmas: list[torch.Tensor]):
         conds = [cond for many in guider.conds.values() for cond in many]
         self.groups = [
             cond["hooks"]
@@ -19,7 +22,7 @@ class Keyframes:
         self.patcher, self.options = guider.inner_model.current_patcher, model_options
         self.sigmas, self.at = sigmas, None
 
-    def move(self, i):
+    def move(self, i: int) -> None:
         """To sigmas[i], for the calls of the model there."""
         if not self.groups or self.at is self.sigmas[i]:
             return

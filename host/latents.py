@@ -1,51 +1,71 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from inspect import signature
+from operator import index
 
 import comfy.nested_tensor
 import comfy.sample
+import comfy.sampler_helpers
 import comfy.utils
 import torch
+from comfy.model_patcher import ModelPatcher
+
+# "samples": a tensor (B, C, ...) or the host's nested one; noise_mask, batch_index, marks of others
+Latent = dict
 
 
-def parts(latent):
+def parts(latent: Latent) -> list[torch.Tensor]:
     """The tensors (B, ...) of a LATENT: one, or several where it is nested."""
     samples = latent["samples"]
     return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
 
 
-def join(tensors, latent):
+def join(tensors: list[torch.Tensor], latent: Latent) -> torch.Tensor:
     """The inverse of `parts`: nested again where `latent` is."""
     return nest(tensors) if getattr(latent["samples"], "is_nested", False) else tensors[0]
 
 
-def nest(tensors):
+def nest(tensors: list[torch.Tensor]) -> comfy.nested_tensor.NestedTensor:
     """The host's nested tensor of several tensors."""
     return comfy.nested_tensor.NestedTensor(tensors)
 
 
-def batch_indices(latent):
+def packed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """The one tensor that a sampler sees for the parts of a LATENT."""
+    return tensors[0] if len(tensors) == 1 else comfy.utils.pack_latents(tensors)[0]
+
+
+def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
+    """The inverse of `packed`, in the form of `latent`'s samples."""
+    shapes = [part.shape for part in parts(latent)]
+    return x if len(shapes) == 1 else join(comfy.utils.unpack_latents(x, shapes), latent)
+
+
+def batch_indices(latent: Latent) -> list[int]:
     """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
     count = parts(latent)[0].shape[0]
     given = latent.get("batch_index")
     if given is None:
         return list(range(count))
-    indices = [int(index) for index in given]
-    if len(indices) != count or min(indices, default=0) < 0:
-        raise ValueError(
-            f"latent_image: its batch_index {indices} must hold one number from 0 up for each of its {count}"
-            " pictures."
-        )
-    return indices
+    with suppress(TypeError):  # of something that is no list, or holds no whole number
+        indices = [index(each) for each in given]
+        if len(indices) == count and min(indices, default=0) >= 0:
+            return indices
+    raise ValueError(
+        f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its {count}"
+        " pictures."
+    )
 
 
-def empty(latent, indices):
+def empty(latent: Latent, indices: Sequence[int]) -> Latent:
     """A LATENT of zeros of the same kind for the pictures `indices`."""
     zeros = [torch.zeros((len(indices), *part.shape[1:]), dtype=part.dtype) for part in parts(latent)]
     return {"samples": join(zeros, latent), "batch_index": list(indices)}
 
 
-def repeat_pictures(latent, times):
+def repeat_pictures(latent: Latent, times: int) -> Latent:
     """Each picture of a LATENT `times` times in a row, numbered anew from 0, its mask with it."""
     tensors = parts(latent)
     count = tensors[0].shape[0]
@@ -60,7 +80,7 @@ def repeat_pictures(latent, times):
     return repeated
 
 
-def take(latent, rows):
+def take(latent: Latent, rows: list[int]) -> Latent:
     """The rows of a LATENT, each with its mask and the index that its noise belongs to."""
     indices = batch_indices(latent)
     taken = latent | {
@@ -74,7 +94,7 @@ def take(latent, rows):
     return taken
 
 
-def fitting(latent, model=None):
+def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     """`latent`, with the channels that the model wants where it is an empty one, and on newer hosts the
     size."""
     if model is None:
@@ -89,40 +109,65 @@ def fitting(latent, model=None):
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check_values(latent):
-    """Raise ValueError where there is nothing in a LATENT or its noise_mask, NaN or infinity, or where its
-    batch_index does not fit."""
-    batch_indices(latent)
+def check_form(latent, name="latent_image"):
+    """Raise ValueError that says what is wrong with a LATENT whatever model it is for: no samples, nothing in
+    them or the noise_mask, NaN or infinity, other than floating-point numbers, or a batch_index that does not
+    fit."""
+    samples = latent.get("samples") if isinstance(latent, dict) else latent
+    if not isinstance(latent, dict) or not hasattr(samples, "is_nested"):
+        raise ValueError(f"{name} is {latent!r:.60}; it must be a LATENT")
     for part in parts(latent):
-        if part.numel() == 0:
+        if part.ndim < 3 or part.numel() == 0:
             raise ValueError(
-                f"latent_image is empty: its shape is {tuple(part.shape)}; every dimension must be at least 1"
+                f"{name} is empty: its shape is {tuple(part.shape)}; pictures, channels and every dimension"
+                " after them must be at least 1"
             )
-        if not torch.isfinite(part).all():
-            raise ValueError("latent_image holds NaN or infinite values; the node that made it went wrong")
+        check_numbers(name, part)
+    counts = {len(part) for part in parts(latent)}
+    if len(counts) > 1:
+        raise ValueError(f"{name} holds {sorted(counts)} pictures in its parts; they must be as many in each")
+    batch_indices(latent)
     if latent.get("noise_mask") is not None:
         for mask in parts({"samples": latent["noise_mask"]}):
-            if mask.numel() == 0 or not torch.isfinite(mask).all():
-                raise ValueError("latent_image: its noise_mask is empty, or holds NaN or infinite values")
+            if not isinstance(mask, torch.Tensor) or mask.ndim < 2 or mask.numel() == 0:
+                raise ValueError(f"{name}: its noise_mask is empty, or no MASK")
+            check_numbers(f"{name}: its noise_mask", mask)
+
+
+def check_numbers(name, values):
+    if not values.is_floating_point():
+        raise ValueError(f"{name} holds numbers of type {values.dtype}; they must be floating-point numbers")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{name} holds NaN or infinite values; the node that made it went wrong")
 
 
 def check(latent, model):
-    """`latent` ready for `model`. Raises ValueError that says what is wrong: its values, or another number of
+    """`latent` ready for `model`. Raises ValueError for what `check_form` refuses, and for another number of
     channels or dimensions than the model's."""
+    check_form(latent)
     ready, form = fitting(latent, model), model.get_model_object("latent_format")
-    wanted, most = form.latent_channels, form.latent_dimensions + 2
-    check_values(ready)
-    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].shape[1] != wanted:
+    samples, wanted, most = ready["samples"], form.latent_channels, form.latent_dimensions + 2
+    if getattr(samples, "is_nested", False):
+        return ready
+    if samples.shape[1] != wanted:
         raise ValueError(
-            f"latent_image has {ready['samples'].shape[1]} channels; this model's latents have {wanted}."
+            f"latent_image has {samples.shape[1]} channels; this model's latents have {wanted}."
             " Encode it with the model's own VAE."
         )
-    if not getattr(ready["samples"], "is_nested", False) and ready["samples"].ndim > most:
+    if samples.ndim > most:
         raise ValueError(
-            f"latent_image has {ready['samples'].ndim} dimensions, {tuple(ready['samples'].shape)}; this"
-            f" model's latents have {most}. A video is for a video model."
+            f"latent_image has {samples.ndim} dimensions, {tuple(samples.shape)}; this model's latents have"
+            f" {most}. A video is for a video model."
         )
     return ready
+
+
+def spread(mask, x):
+    """A MASK at the size and for each picture of x (B, C, ...), in its dtype and on its device. Raises
+    ValueError for sound, and for video with sound."""
+    if x.ndim < 4:
+        raise ValueError("mask: latent_image holds sound, or video with sound, which a mask does not fit")
+    return comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
 
 
 def check_mask(name, mask):

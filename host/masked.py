@@ -3,6 +3,7 @@
 import torch
 
 from ..ddim import invert
+from .model import Start
 
 
 class MaskedNoise:
@@ -20,24 +21,32 @@ class MaskedNoise:
     alphas, levels  those of the run; they may grow, with `grow`
     """
 
-    def __init__(self, model, mask, start, alphas, levels, stepwise):
+    def __init__(
+        self,
+        model,
+        mask: torch.Tensor | None,
+        start: Start,
+        alphas: list[float],
+        levels: list[float],
+        stepwise: bool,
+    ):
         self.model, self.mask, self.start, self.alphas, self.levels = model, mask, start, alphas, levels
         self.picture, self.given = model.latent_image.float(), model.noise.float()
         self.rests = [torch.zeros(1)] * len(levels)
         # stepwise: the mask is another one at other sigmas (DifferentialDiffusion)
-        self.soft = mask is not None and bool(((mask > 0) & ((mask < 1) | stepwise)).any())
+        self.soft = mask is not None and bool(((mask != 0) & ((mask != 1) | stepwise)).any())
 
-    def show(self, x, i):
+    def show(self, x: torch.Tensor, i: int) -> None:
         """Before the model is asked at level i about x."""
         if self.soft:
             seen = x + self.rests[i].to(x)
             self.model.noise = self.uncovered((seen - self.alphas[i] * self.picture) / self.levels[i])
 
-    def grow(self, i):
+    def grow(self, i: int) -> None:
         """A level was put in before level i."""
         self.rests.insert(i, (self.rests[i - 1] + self.rests[i]) / 2)
 
-    def settle(self, run):
+    def settle(self, run: invert.Inversion) -> float:
         """Take over what an Inversion found: how far the d_t moved, root mean square of the worst picture in
         units of sqrt(alpha_t^2 + sigma_t^2)."""
         if self.mask is None:
@@ -46,7 +55,7 @@ class MaskedNoise:
         self.model.noise, moved = noise, [0.0]
         for i, state in enumerate(run.states[:-1]):
             line = self.alphas[i] * self.picture + self.levels[i] * noise
-            rest = (self.mask > 0) * (line - state.to(line))
+            rest = (self.mask != 0) * (line - state.to(line))
             size = (self.alphas[i] ** 2 + self.levels[i] ** 2) ** 0.5
             step = (1 - self.mask) * (rest - self.rests[i].to(rest))
             moved.append(invert.root_mean_square(step).max().item() / size)
@@ -55,4 +64,4 @@ class MaskedNoise:
         return max(moved) if self.soft else 0.0
 
     def uncovered(self, noise):
-        return torch.where(self.mask > 0, noise, self.given)
+        return torch.where(self.mask != 0, noise, self.given)

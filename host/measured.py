@@ -3,13 +3,16 @@
 import math
 import re
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
 
 from ..ddim import solve
+from ..ddim.checks import number
 from ..ddim.measured.coefficients import Coefficients, Measured, in_rows
 from .loop import model_calls
 from .model import alphas, check_sigmas
@@ -29,17 +32,18 @@ class Recipe(Travels):
     cfg: float | str
 
 
-def kind(base) -> str:
+def kind(base: BaseModel) -> str:
     """The architecture and the prediction of a MODEL's BaseModel, such as "SDXL EPS"."""
     return f"{type(base).__name__} {base.model_type.name}"
 
 
-def plain(guider) -> bool:
+def plain(guider: comfy.samplers.CFGGuider) -> bool:
     """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
     return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
 
 
-def check_kind(recipe: Recipe, base):
+def check_kind(recipe: Recipe, base: BaseModel) -> None:
+    """Raise ValueError for a model of another kind than the one that was measured."""
     if kind(base) != recipe.model:
         raise ValueError(
             f"model: the sampler was measured on {recipe.model}, this one is {kind(base)}; measure again with"
@@ -88,7 +92,7 @@ def measured_sampler(recipe: Recipe) -> comfy.samplers.KSAMPLER:
 @SamplerFunction
 def sample_measured(
     model, x, sigmas, extra_args=None, callback=None, disable=None, *, recipe: Recipe, eta: float = 0.0
-):
+) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample` with measured coefficients.
 
     Raises ValueError for other sigmas, another kind of model, another cfg or an eta than they were measured
@@ -130,7 +134,7 @@ def near(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
 
 
-def shown(sigmas) -> str:
+def shown(sigmas: Sequence[float]) -> str:
     return f"the {len(sigmas)} sigmas {', '.join(f'{sigma:.4g}' for sigma in sigmas)}"
 
 
@@ -140,7 +144,7 @@ def sigmas_text(sigmas: torch.Tensor) -> str:
     return "sigmas: " + ", ".join(str(sigma) for sigma in sigmas.numpy())
 
 
-def rounded(weights) -> tuple[tuple[float, ...], ...]:
+def rounded(weights: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
     """Weights of six digits, so that the text names them exactly."""
     return tuple(tuple(float(f"{weight:.6g}") for weight in row) for row in weights)
 
@@ -176,9 +180,9 @@ def read(text: str, sigmas: torch.Tensor) -> Recipe:
             f"timesteps: coefficients of version {version}; this version of DDIM Toolkit reads {VERSION}"
         )
     try:
-        cfg = cfg if cfg.isidentifier() else float(cfg)  # a guider's class, or a number
+        cfg = cfg if cfg.isidentifier() else number(cfg)  # a guider's class, or a number
         guided = cfg != 1 and not isinstance(cfg, str)
-        weights = in_rows([float(word) for word in rest.split()], len(sigmas) - 1, guided)
+        weights = in_rows([number(word) for word in rest.split()], len(sigmas) - 1, guided)
         recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
     except ValueError as error:
         raise ValueError(f"timesteps: the coefficients are damaged: {error}") from error

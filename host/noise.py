@@ -6,20 +6,30 @@ that they are asked to fill, and they hold only plain values, so that they pickl
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import comfy.model_management
 import numpy
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim import spherical
 from . import latents
+from .latents import Latent
 from .travel import Travels
 
 _SEED_MASK = 0xFFFFFFFFFFFFFFFF
 
 
-def image_noise(seed, index, shape, dtype=torch.float32, device="cpu", stream=0):
+def image_noise(
+    seed: int,
+    index: int,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    stream: int = 0,
+) -> torch.Tensor:
     """Standard Gaussian noise of one picture.
 
     seed    the user's seed, 0 to 2^64 - 1
@@ -33,12 +43,21 @@ def image_noise(seed, index, shape, dtype=torch.float32, device="cpu", stream=0)
     return batch_noise(seed, [index], shape, dtype, device, stream)[0]
 
 
-def batch_noise(seed, indices, shape, dtype=torch.float32, device="cpu", stream=0):
+def batch_noise(
+    seed: int,
+    indices: Sequence[int],
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    stream: int = 0,
+) -> torch.Tensor:
     """`image_noise` of several pictures, stacked: (len(indices), *shape)."""
     return _draw(seed, indices, [shape], dtype, device, stream)[0]
 
 
-def latent_noise(latent, seed, device="cpu", stream=0):
+def latent_noise(
+    latent: Latent, seed: int, device: torch.device | str = "cpu", stream: int = 0
+) -> torch.Tensor:
     """Noise for a LATENT of any kind (4-D, 5-D, nested), in its dtype; `batch_index` names the pictures."""
     parts = latents.parts(latent)
     shapes = [part.shape[1:] for part in parts]
@@ -52,7 +71,7 @@ class SeedNoise(Travels):
 
     seed: int
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         return latent_noise(latent, self.seed)
 
 
@@ -68,8 +87,8 @@ class HeldNoise(Travels):
     A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
     """
 
-    parts: tuple
-    indices: tuple
+    parts: tuple[torch.Tensor, ...]
+    indices: tuple[int, ...]
     seed: int = 0
     name: str = "noise"
     empty_only: bool = False
@@ -79,12 +98,12 @@ class HeldNoise(Travels):
             raise ValueError(f"{self.name}: it holds NaN or infinite numbers.")
 
     @classmethod
-    def of(cls, latent, seed=0, name="noise"):
+    def of(cls, latent: Latent, seed: int = 0, name: str = "noise") -> "HeldNoise":
         """Hold the samples of a LATENT."""
         parts = tuple(part.detach().to("cpu", copy=True) for part in latents.parts(latent))
         return cls(parts, tuple(latents.batch_indices(latent)), seed, name)
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         wanted, parts = latents.batch_indices(latent), latents.parts(latent)
         held_shapes, shapes = [[tuple(part.shape[1:]) for part in many] for many in (self.parts, parts)]
         if held_shapes != shapes:
@@ -103,7 +122,7 @@ class HeldNoise(Travels):
             [held[rows].to(part.dtype) for held, part in zip(self.parts, parts, strict=True)], latent
         )
 
-    def empty_latent(self):
+    def empty_latent(self) -> Latent:
         """The LATENT of zeros that this noise fits."""
         parts = [torch.zeros_like(part) for part in self.parts]
         samples = latents.nest(parts) if len(parts) > 1 else parts[0]
@@ -136,8 +155,8 @@ class InterpolatedNoise(Travels):
               away in the direction that b has for this frame
     """
 
-    corners: tuple
-    pictures: tuple
+    corners: tuple[object, ...]
+    pictures: tuple[int, ...]
     frames: int
     rows: int = 1
     mode: str = "slerp"
@@ -145,10 +164,10 @@ class InterpolatedNoise(Travels):
     strength: float = 0.0
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.corners[0].seed
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         indices, parts = latents.batch_indices(latent), latents.parts(latent)
         total = len(self.pictures) * self.rows * self.frames
         if max(indices, default=0) >= total:
@@ -201,10 +220,10 @@ class ShiftedNoise(Travels):
     weight: float
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         return self.base.seed
 
-    def generate_noise(self, latent):
+    def generate_noise(self, latent: Latent) -> torch.Tensor:
         terms = [_ask(getattr(self, name), latent, name) for name in ("base", "plus", "minus")]
         return latents.join(
             [
@@ -215,7 +234,7 @@ class ShiftedNoise(Travels):
         )
 
 
-def to_latent(noise, latent, model=None):
+def to_latent(noise: object, latent: Latent, model: ModelPatcher | None = None) -> Latent:
     """`latent` with the noise that is drawn for an empty latent of its kind; with a model, in the scale in
     which a sampler returns it."""
     empty = latents.empty(latent, latents.batch_indices(latent))
@@ -225,7 +244,7 @@ def to_latent(noise, latent, model=None):
     }
 
 
-def from_latent(latent, scaled, model=None):
+def from_latent(latent: Latent, scaled: bool, model: ModelPatcher | None = None) -> HeldNoise:
     """The samples of a LATENT as NOISE, each picture scaled to unit variance where asked."""
     if model is not None:
         latent = latent | {"samples": model.get_model_object("process_latent_in")(latent["samples"])}

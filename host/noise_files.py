@@ -18,8 +18,11 @@ import safetensors
 import safetensors.torch
 import torch
 from comfy.cli_args import args
+from comfy.model_patcher import ModelPatcher
 
-from .inversion import InvertedNoise, packed
+from . import latents
+from .inversion import InvertedNoise
+from .latents import Latent
 from .noise import HeldNoise
 
 _MARK = "ddim_toolkit_noise"  # a key of the header: which layout the file has
@@ -29,7 +32,13 @@ PICTURES = 65536  # batch indices lie below: a node that draws picture k draws a
 STALE = 3600  # seconds after which an unfinished file is one whose writer is gone
 
 
-def save(latent, recipe, filename_prefix, graph=None, noise=None):
+def save(
+    latent: Latent,
+    recipe: dict,
+    filename_prefix: str,
+    graph: dict[str, str] | None = None,
+    noise: object = None,
+) -> tuple[str, dict]:
     """Write the samples of a LATENT, exactly, and the recipe (a dict that JSON can hold) to a new file of the
     output folder.
 
@@ -66,7 +75,7 @@ def save(latent, recipe, filename_prefix, graph=None, noise=None):
     }
 
 
-def load(name):
+def load(name: str) -> tuple[HeldNoise | InvertedNoise, Latent, dict]:
     """(NOISE, the empty LATENT that it fits, recipe) of a file that `save` wrote.
 
     Raises ValueError for a file that is missing, outside the folders, damaged, or not such a file.
@@ -126,7 +135,7 @@ def load(name):
     held = HeldNoise(tuple(parts), tuple(indices), seed, title, bool(form.get("empty_only")))
     if weight is None:
         return held, held.empty_latent(), recipe
-    known = _latent_format(format_name, packed(parts).float())
+    known = _latent_format(format_name, latents.packed(parts).float())
     if known is None or type(weight) is not float or not math.isfinite(weight):
         raise ValueError(
             f"file: {name} holds inverted noise of weight {weight!r} for the latent format {format_name!r},"
@@ -152,7 +161,7 @@ def _form(noise, parts):
     if not _looks_at_latents(noise):
         return {}
     if isinstance(noise, InvertedNoise):
-        name, seen = type(noise.latent_format).__name__, packed(list(parts)).float()
+        name, seen = type(noise.latent_format).__name__, latents.packed(list(parts)).float()
         known = _latent_format(name, seen)
         if known and torch.equal(known.process_in(seen), noise.latent_format.process_in(seen)):
             return {"weight": noise.weight, "latent_format": name}
@@ -208,7 +217,7 @@ def _write(data, folder, name, counter):
         part.unlink(missing_ok=True)
 
 
-def find(name):
+def find(name: str) -> str:
     """The path of a saved file: "name", "folder/name", or with " [input]" or " [output]" behind it; plain
     names lie in input."""
     if not isinstance(name, str):
@@ -224,7 +233,7 @@ def find(name):
     return path
 
 
-def listing():
+def listing() -> list[str]:
     """Names of the safetensors files in the input and output folders and one folder below."""
     found = []
     for root, mark in (
@@ -237,7 +246,7 @@ def listing():
     return found
 
 
-def workflow(hidden):
+def workflow(hidden) -> dict[str, str]:
     """Header entries that let the page open the workflow from the file, as the host's SaveLatent writes
     them."""
     if hidden is None or args.disable_metadata:
@@ -246,7 +255,7 @@ def workflow(hidden):
     return header | {"prompt": json.dumps(hidden.prompt)} if hidden.prompt else header
 
 
-def model_name(hidden, model):
+def model_name(hidden, model: ModelPatcher) -> str:
     """The file that the saving node's model comes from, else its loader's name, else its class: as far as the
     graph tells."""
     graph = hidden.prompt if hidden and hidden.prompt else {}
@@ -261,7 +270,7 @@ def model_name(hidden, model):
     return files[0] if files else node["class_type"]
 
 
-def pack_version():
+def pack_version() -> str:
     """The pack's version, from pyproject.toml."""
     try:
         text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text(encoding="utf-8")

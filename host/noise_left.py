@@ -5,16 +5,17 @@ from math import inf, isclose
 import torch
 
 from . import latents
+from .latents import Latent
 
 _MARK = "ddim_noise_left"  # a key of the LATENT: (sigma of the noise in it, the samples that are meant)
 
 
-def mark(latent, sigma):
+def mark(latent: Latent, sigma: float) -> Latent:
     """`latent` as one that holds the noise of `sigma`; inf: noise alone."""
     return latent | {_MARK: (sigma, latent["samples"])}
 
 
-def level(latent):
+def level(latent: Latent) -> float | None:
     """The sigma of the noise that a marked LATENT holds; None without a mark, or where the samples are no
     longer among those that were marked: samplers hand the keys of a LATENT on with other samples, and what
     picks or repeats pictures hands on the same."""
@@ -30,7 +31,7 @@ def level(latent):
     return sigma if same else None
 
 
-def check(latent, sigma_end):
+def check(latent: Latent, sigma_end: float) -> Latent:
     """`latent` without its mark. Raises ValueError for one whose noise is not that of `sigma_end`, the level
     at which a run is to end: 0 for pictures."""
     sigma = level(latent)

@@ -8,23 +8,25 @@ import comfy.model_management
 import comfy.samplers
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim.checks import allowed, within
 from ..ddim.measured.coefficients import Coefficients
-from ..ddim.measured.schedule import CRITERIA, Measured, measure
+from ..ddim.measured.schedule import CRITERIA, Measurement, measure
 from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
+from .latents import Latent
 from .measured import Guidance, Recipe, kind, plain, rounded
-from .model import check_no_cache, model_sampling
+from .model import ModelSampling, check_no_cache, model_sampling
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
-RESOLUTION = 20001
+SAMPLERS = ("DDIM", "dpmpp_2m", "measured")
+RESOLUTION = 20001  # points of the curve of places over log sigma, which is read backwards
 
 
-def probe_levels(sampling, count):
-    """`count` noise levels from sigma_max to sigma_min, evenly by the mean of timestep and log sigma, as
-    floats.
+def probe_levels(sampling: ModelSampling, count: int) -> list[float]:
+    """`count` noise levels from sigma_max to sigma_min, evenly by the mean of timestep and log sigma.
 
     Timesteps alone are too coarse at low noise, log sigma alone at the noisy end of a flow model.
     """
@@ -41,32 +43,24 @@ def probe_levels(sampling, count):
     return [top, *levels[1:-1], bottom]
 
 
-def host_schedules(sampling, steps):
-    """The host's own schedules of `steps` jumps, {name: sigmas}, for comparison. Those that fail or go astray
+def host_schedules(sampling: ModelSampling, steps: int) -> dict[str, list[float]]:
+    """The host's own schedules of `steps` jumps by their names, for comparison. Those that fail or go astray
     are left out."""
     found = {}
     for name in comfy.samplers.SCHEDULER_NAMES:
         try:
             sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps).double().cpu()
-        except (
-            ValueError,
-            IndexError,
-            ZeroDivisionError,
-            AssertionError,
-        ):  # some are not made for 1 or 2 steps
+        except (ValueError, IndexError, ZeroDivisionError, AssertionError):  # not made for 1 or 2 steps
             continue
         if sigmas.isfinite().all() and (sigmas.diff() < 0).all():
             found[name] = sigmas.tolist()
     return found
 
 
-SAMPLERS = ("DDIM", "dpmpp_2m", "measured")
-
-
 class Prompts(comfy.samplers.CFGGuider):
     """A CFGGuider for several prompts at once: the batch is as many pictures of each, one after the other."""
 
-    def set_prompts(self, positives, negative):
+    def set_prompts(self, positives: list, negative: list) -> None:
         self.names = ["positive", *(f"positive_{k}" for k in range(2, len(positives) + 1))]
         self.inner_set_conds(dict(zip(self.names, positives, strict=True)) | {"negative": negative})
 
@@ -90,11 +84,11 @@ class Prompts(comfy.samplers.CFGGuider):
 
 
 def measured_schedule(
-    model,
+    model: ModelPatcher | None,
     positives: list,
-    negative,
+    negative: list,
     cfg: float,
-    latent: dict,
+    latent: Latent,
     steps: int,
     *,
     order: int = 1,
@@ -105,7 +99,7 @@ def measured_schedule(
     images: int = 4,
     refine: int = 4,
     guider: comfy.samplers.CFGGuider | None = None,
-) -> tuple[torch.Tensor, Recipe | None, Measured]:
+) -> tuple[torch.Tensor, Recipe | None, Measurement]:
     """(SIGMAS (steps + 1,), Recipe of coefficients or None where they gain nothing, what was found) for a
     MODEL.
 
@@ -157,7 +151,7 @@ def measured_schedule(
         told = watched["model_options"]["transformer_options"]
         reference = told["sample_sigmas"]
 
-        def denoise(x, sigma):
+        def answer(x, sigma):
             comfy.model_management.throw_exception_if_processing_interrupted()
             # Context windows look for the call's sigma here.
             among = torch.isclose(reference, reference.new_tensor(sigma), rtol=1e-4).any()
@@ -168,7 +162,7 @@ def measured_schedule(
             return x0
 
         measured = measure(
-            denoise,
+            answer,
             x,
             levels,
             steps,
@@ -213,6 +207,6 @@ def plain_sampler(sampler_name: str, order: int) -> comfy.samplers.KSAMPLER:
     return ddim_sampler(order=order if sampler_name == "DDIM" else 1)
 
 
-def as_sigmas(levels):
+def as_sigmas(levels: list[float]) -> torch.Tensor:
     """Levels as SIGMAS, the inner ones rounded to six digits so that they can be written down exactly."""
     return torch.tensor([levels[0], *(float(f"{level:.6g}") for level in levels[1:])])

@@ -2,17 +2,19 @@
 
 from math import isclose
 
-import comfy.sampler_helpers
 import comfy.samplers
+import torch
 
 from ..ddim import invert
 from . import latents
 from .loop import model_calls
-from .model import Start, alphas, check_sigmas
+from .model import ModelSampling, Start, alphas, check_sigmas
 from .travel import SamplerFunction
 
 
-def replay_sampler(run, sigmas, eta, sampling):
+def replay_sampler(
+    run: invert.Inversion, sigmas: torch.Tensor, eta: float, sampling: ModelSampling
+) -> comfy.samplers.KSAMPLER:
     """SAMPLER that replays an Inversion over `sigmas` or a stretch of them: a plain value that pickles.
 
     sampling: the model_sampling that the inversion ran with.
@@ -22,7 +24,13 @@ def replay_sampler(run, sigmas, eta, sampling):
     return comfy.samplers.KSAMPLER(sample_replay, {**recorded, "eta": eta})
 
 
-def held_to_the_record(replay, strength, start=0.0, end=1.0, mask=None):
+def held_to_the_record(
+    replay: comfy.samplers.KSAMPLER,
+    strength: float,
+    start: float = 0.0,
+    end: float = 1.0,
+    mask: torch.Tensor | None = None,
+) -> comfy.samplers.KSAMPLER:
     """A replay SAMPLER that mixes the recorded states back in after its steps, from the part `start` of the
     recorded steps to the part `end`, where the MASK says. Raises ValueError for another sampler or bad
     numbers."""
@@ -47,16 +55,16 @@ def sample_replay(
     callback=None,
     disable=None,
     *,
-    levels,
-    alpha,
-    states,
-    maps,
-    eta,
-    strength=0.0,
-    start=0.0,
-    end=1.0,
-    mask=None,
-):
+    levels: list[float],
+    alpha: list[float],
+    states: list[torch.Tensor],
+    maps: list[torch.Tensor],
+    eta: float,
+    strength: float = 0.0,
+    start: float = 0.0,
+    end: float = 1.0,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.invert.replay`.
 
     It starts at the recorded state of sigmas[0], whatever noise and latent the run was given, so that a run
@@ -83,7 +91,7 @@ def sample_replay(
     if extra_args.get("denoise_mask") is not None:
         record = Start.of(sampling, levels[0])
         model.noise = record.noise(states[0].to(x), model.latent_image)
-    where = 1.0 if mask is None else comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device)
+    where = 1.0 if mask is None else latents.spread(mask, x)
     parts = [k / len(maps) for k in range(first, len(maps))]
     weights = [strength * where if strength and start <= part < end else None for part in parts]
     x = states[first].to(x.device, copy=True).expand(x.shape)  # a callback may write into it
@@ -92,7 +100,7 @@ def sample_replay(
         return invert.replay(denoise, x, maps[first:], *run, states=states[first:], weights=weights)
 
 
-def position(wanted, levels):
+def position(wanted: list[float], levels: list[float]) -> int:
     """Where the sigmas `wanted` lie in the recorded ones, without a gap."""
     for first in range(len(levels) - len(wanted) + 1):
         if all(isclose(a, b, rel_tol=1e-5) for a, b in zip(wanted, levels[first:], strict=False)):

@@ -2,23 +2,24 @@
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import comfy.model_management
 import comfy.sample
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..ddim import jump, solve
 from ..ddim.checks import allowed, within
 from ..ddim.multistep import PLMS
 from . import latents
+from .latents import Latent
 from .loop import model_calls
-from .model import alphas, check_sigmas, rows_of, table
+from .model import ModelSampling, alphas, check_sigmas, rows_of, table
 from .noise import batch_noise, latent_noise
 from .travel import SamplerFunction, Travels
 
@@ -75,7 +76,7 @@ def sample_ddim(
     callback=None,
     disable=None,
     **options,
-):
+) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
 
     The state is float32 whatever the model's dtype. The noise of the jump that leaves sigma_t is a stream of
@@ -104,11 +105,7 @@ def sample_ddim(
             drawn, x.device, x.dtype
         )  # without waiting for the device, where the host knows how
 
-    mask = options.mask
-    if mask is not None:
-        if x.ndim < 4:
-            raise ValueError("mask: latent_image holds video with sound, which eta's mask does not know")
-        mask = comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
+    mask = None if options.mask is None else latents.spread(options.mask, x)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):
         return solve.sample(
             denoise,
@@ -125,11 +122,11 @@ def sample_ddim(
         )
 
 
-def etas(options, sampling, levels):
+def etas(options: Options, sampling: ModelSampling, levels: list[float]) -> list[float]:
     """The eta of each jump, by the level that it leaves and, for trajectory, the one that it goes to: so a
     stretch of the run has those of the whole run."""
     first, last = (float(sampling.percent_to_sigma(part)) for part in (options.eta_start, options.eta_end))
-    found = [options.eta if last <= t <= first else 0.0 for t in levels[:-1]]
+    found = [options.eta if last < t <= first else 0.0 for t in levels[:-1]]
     if options.variance != "trajectory" or options.eta == 0:
         return found
     to = [s for s in levels[1:] if s > 0]
@@ -140,12 +137,22 @@ def etas(options, sampling, levels):
     return [eta and new for eta, new in zip(found, [*through, 0.0], strict=False)]
 
 
-def stream(sigma, noise_seed):
+def stream(sigma: float, noise_seed: int) -> int:
     """A number for the noise added when leaving sigma: noise_seed above the 32 bits of the float."""
     return noise_seed << 32 | struct.unpack("<I", struct.pack("<f", sigma))[0]
 
 
-def run(model, seed, cfg, positive, negative, latent, sampler, sigmas, preview=None):
+def run(
+    model: ModelPatcher,
+    seed: int,
+    cfg: float,
+    positive: list,
+    negative: list,
+    latent: Latent,
+    sampler: comfy.samplers.KSAMPLER,
+    sigmas: torch.Tensor,
+    preview: Callable | None = None,
+) -> tuple[Latent, Latent]:
     """Sample a LATENT with previews and progress: (LATENT, LATENT of the last x0_hat).
 
     preview  the host's callback(step, x0_hat, x, total) of a longer run of which this is a part

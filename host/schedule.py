@@ -2,21 +2,25 @@
 
 import itertools
 import logging
-import math
 import re
+from collections.abc import Sequence
 
 import torch
+from comfy.model_patcher import ModelPatcher
 
+from ..ddim import checks
 from ..ddim.checks import within
 from ..ddim.published import PUBLISHED
 from ..ddim.stride import timesteps
-from .model import alphas, check_sigmas, model_sampling, sigmas_at, table
+from .model import ModelSampling, alphas, check_sigmas, model_sampling, sigmas_at, table
 
 log = logging.getLogger(__name__)
 _WARNED = set()  # strides that the log has told of
 
 
-def stride_sigmas(model, steps, stride, denoise=1.0):
+def stride_sigmas(
+    model: ModelPatcher, steps: int, stride: str, denoise: float = 1.0
+) -> tuple[torch.Tensor, list[int]]:
     """(SIGMAS of shape (steps + 1,), list of timesteps) of `visited` on a MODEL; both empty at denoise 0."""
     sampling = model_sampling(model)
     total = len(table(sampling))
@@ -28,7 +32,7 @@ def stride_sigmas(model, steps, stride, denoise=1.0):
     return sigmas_at(sampling, rows) if rows else torch.FloatTensor([]), rows
 
 
-def visited(total, steps, stride, denoise=1.0):
+def visited(total: int, steps: int, stride: str, denoise: float = 1.0) -> list[int]:
     """The timesteps of a stride over a table of `total`; none at denoise 0.
 
     denoise below 1 strides over the lowest round(denoise total) timesteps, but at least one. Raises
@@ -44,16 +48,16 @@ def visited(total, steps, stride, denoise=1.0):
     return timesteps(stride, rows, steps) if denoise > 0 else []
 
 
-def used(total, denoise):
+def used(total: int, denoise: float) -> int:
     return max(1, round(denoise * total))
 
 
-def note_on(model, rows, stride, denoise):
+def note_on(model: ModelPatcher, rows: Sequence[int], stride: str, denoise: float) -> str:
     """`low_start` on a MODEL's table."""
     return low_start(len(table(model_sampling(model))), rows, stride, denoise)
 
 
-def low_start(total, rows, stride, denoise=1.0):
+def low_start(total: int, rows: Sequence[int], stride: str, denoise: float = 1.0) -> str:
     """What to tell the user where a stride begins more than a tenth of its timesteps below their top, as
     `leading` may: the model then never sees the noisiest inputs, where composition is decided. Else empty."""
     top = used(total, denoise) - 1
@@ -62,7 +66,7 @@ def low_start(total, rows, stride, denoise=1.0):
     return f"{stride} starts at timestep {rows[0]} of {top} here; trailing starts at the top"
 
 
-def custom_sigmas(model, text):
+def custom_sigmas(model: ModelPatcher, text: str) -> torch.Tensor:
     """SIGMAS from a written list; the closing 0 is added where it is missing.
 
     "999, 749, 499, 249" are timesteps: whole numbers, rows of the model's own table. Where one of them is
@@ -72,14 +76,17 @@ def custom_sigmas(model, text):
     """
     sampling = model_sampling(model)
     kind, numbers = written(text)
+    rows = len(table(sampling))
+    if kind == "timesteps" and rows <= numbers[0] <= float(sampling.timestep(sampling.sigma_max)) > rows:
+        kind = "times"  # of ModelSamplingDiscrete's lcm, whose table holds every 20th timestep alone
     if kind == "timesteps":
-        return sigmas_at(sampling, written_rows(numbers, len(table(sampling))))
+        return sigmas_at(sampling, written_rows(numbers, rows))
     sigmas = torch.tensor([*sigmas_of_times(sampling, numbers), 0.0] if kind == "times" else numbers)
     check_sigmas(sigmas, sampling)
     return sigmas
 
 
-def split(text):
+def split(text: str) -> tuple[str, str]:
     """(the list, the measured coefficients after it or "") of a written text, without remarks."""
     listed, *coefficients = re.split(
         r"^\s*(?=coefficients\b)", re.sub("#.*", "", text), maxsplit=1, flags=re.M
@@ -87,7 +94,7 @@ def split(text):
     return listed, "".join(coefficients)
 
 
-def written(text):
+def written(text: str) -> tuple[str, list[float]]:
     """("timesteps", "times" or "sigmas", numbers) of a written list or of a name for one; what follows # on a
     line is for readers, and coefficients (measured.py) after the list are not its matter.
 
@@ -118,7 +125,7 @@ def written(text):
     return kind, numbers
 
 
-def written_rows(numbers, total):
+def written_rows(numbers: Sequence[float], total: int) -> list[int]:
     """The numbers of a written list as rows of a table of `total` timesteps."""
     for value in numbers:
         if not 0 <= value < total:
@@ -129,7 +136,7 @@ def written_rows(numbers, total):
     return [int(value) for value in numbers]
 
 
-def sigmas_of_times(sampling, times):
+def sigmas_of_times(sampling: ModelSampling, times: Sequence[float]) -> list[float]:
     """The noise levels at which the network is told these times: 1000 sigma on flow models, else timesteps
     with fractions."""
     flow = alphas(sampling, [1.0]) == [0.0]
@@ -139,12 +146,9 @@ def sigmas_of_times(sampling, times):
     return [time / 1000 if flow else float(sampling.sigma(torch.tensor(time))) for time in times]
 
 
-def number(word):
+def number(word: str) -> float:
     """The finite number that a word writes; ValueError names the word."""
     try:
-        value = float(word)
+        return checks.number(word)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"timesteps holds {word!r}, which is not a finite number")
-    return value
+        raise ValueError(f"timesteps holds {word!r}, which is not a finite number") from None

@@ -12,11 +12,12 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from PIL import Image
 
 from . import latents
+from .latents import Latent
 
 SMALL = 512  # pixels of a file's longer side that the page shows; the whole picture lies beside it
 
 
-def parse_picks(text, count=None):
+def parse_picks(text: str, count: int | None = None) -> list[int]:
     """The rows that a written list names, from 0, in its order, each once: "3, 7" is [2, 6].
 
     Raises ValueError for anything that is not a whole number from 1 to `count`.
@@ -31,7 +32,7 @@ def parse_picks(text, count=None):
     return list(dict.fromkeys(rows))
 
 
-def pick(images, rows, latent=None):
+def pick(images: torch.Tensor, rows: list[int], latent: Latent | None = None) -> tuple:
     """(IMAGE, LATENT) of the picked pictures. What follows an empty choice does not run, as what follows a
     LATENT that is not there.
 
@@ -45,12 +46,12 @@ def pick(images, rows, latent=None):
     return picked, latents.take(latent, rows)
 
 
-def frames_each(images, latent=None):
+def frames_each(images: torch.Tensor, latent: Latent | None = None) -> int:
     """How many images each row of the latent decoded to: 1, or the frames of a video. Raises ValueError where
     they are not the latent's, or nothing can be sampled from it."""
     if latent is None:
         return 1
-    latents.check_values(latent)
+    latents.check_form(latent)
     count, samples = len(latents.batch_indices(latent)), latents.parts(latent)[0]
     each = len(images) // count
     if each < 1 or count * each != len(images) or (each > 1 and samples.ndim < 5):
@@ -61,7 +62,7 @@ def frames_each(images, latent=None):
     return each
 
 
-def lines(labels, count):
+def lines(labels: str, count: int) -> list[str]:
     """The lines of a text, one for each picture, or none. Raises ValueError for any other number of them."""
     each = labels.splitlines() if labels.strip() else []
     if each and len(each) != count:
@@ -69,7 +70,7 @@ def lines(labels, count):
     return each
 
 
-def save(images):
+def save(images: torch.Tensor) -> list[dict[str, str]]:
     """Write pictures (N, H, W, C) to the server's temporary folder for the page; their files' names.
 
     The same picture gives the same name, and is written once. JPEG, whole and at most SMALL pixels wide and

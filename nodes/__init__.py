@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
-from ..host import routes
+from ..host import page
 from . import (
     adaptive,
     demo,
@@ -34,5 +34,5 @@ FAMILIES = [
 
 class DDIMToolkit(ComfyExtension):
     async def get_node_list(self):
-        routes.register()  # here, not in on_load: older hosts never call that
+        page.register()  # here, not in on_load: older hosts never call that
         return [node for family in FAMILIES for node in family.NODES]

@@ -7,9 +7,16 @@ from comfy_api.latest import io, ui
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..host import measured, probe
-from .finite import finite
-from .inputs import SEED_MAX, cfg_input
+from .checked import checked
+from .inputs import cfg_input, seed_input
 from .schema import schema
+
+DISTILLED = 1.1  # a denoiser without guidance gives at most 1 (first_spread), few pictures a little more
+LOOKS_DISTILLED = (
+    "This model looks distilled: without guidance its first estimates differ more between seeds than its"
+    " pictures do. Such a model knows the jumps that it was made for: its own levels, in DDIM Custom"
+    " Schedule, may serve it better"
+)
 
 
 class DDIMAdaptiveScheduler(io.ComfyNode):
@@ -85,13 +92,9 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                         " better; fewer need less memory and time."
                     ),
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
+                seed_input(
+                    "Seed of the measured pictures. You need not sample with it.",
                     control_after_generate=False,
-                    tooltip="Seed of the measured pictures. You need not sample with it.",
                 ),
                 io.Int.Input(
                     "refine",
@@ -161,7 +164,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -205,6 +208,9 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             pictures += f" of each of {len(prompts)} prompts"
         at = f"at cfg {cfg:g}" if guider is None else f"with {type(guider).__name__}"
         text = report(found, f"{pictures} {at}", time.perf_counter() - begun)
+        unguided = cfg == 1 if guider is None else measured.plain(guider) and guider.cfg == 1
+        if unguided and found.first_spread > DISTILLED:
+            text += f"\n{LOOKS_DISTILLED}"
         if recipe is None:
             sampler = probe.plain_sampler(sampler_name, order)
             written = measured.sigmas_text(sigmas)
@@ -217,7 +223,7 @@ def report(found, on, seconds):
     """What was found and what it cost, in a few lines."""
     steps = len(found.by_steps)
     lines = [gain(found, steps), f"schedule: {found.source}; measured on {on}"]
-    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.measured}
+    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.plain}
     lines.append(", ".join(f"{how}: {error:.4g}" for how, error in errors.items() if error is not None))
     if found.rivals:
         runs = sorted(found.rivals.items(), key=lambda each: each[1])
@@ -240,7 +246,7 @@ def gain(found, steps):
     if not found.rivals:
         return f"{calls}: nothing was compared, as refine is 0; the sampler is plain"
     (sampler, schedule), error = min(found.rivals.items(), key=lambda each: each[1])
-    best = f"the best of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
+    best = f"the best tried of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
     if found.coefficients is None:
         return f"{calls}: coefficients gain nothing here, the sampler is plain; {best}"
     if found.held_out is None:

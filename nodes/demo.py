@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..demo import pictures
+from .checked import checked
 from .schema import schema
 
 
@@ -35,6 +36,7 @@ class DDIMDemoModel(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls):
         from ..demo import model  # not at import: it reads the weights
 
@@ -67,6 +69,7 @@ class DDIMDemoPicture(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, picture):
         return io.NodeOutput(pictures.load(picture), picture)
 

@@ -4,7 +4,8 @@ from comfy_api.latest import io
 
 from ..host import sheet
 from ..host.noise import SeedNoise
-from .inputs import SEED_MAX
+from .checked import checked
+from .inputs import seed_input
 from .schema import schema
 
 
@@ -19,16 +20,7 @@ class DDIMSeed(io.ComfyNode):
                 "One seed for draft and final: as a number for samplers with a seed, and as the noise that it"
                 " stands for. It fits every sampler."
             ),
-            inputs=[
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="The seed: 0 to 2^64 - 1, never negative.",
-                )
-            ],
+            inputs=[seed_input("The seed: 0 to 2^64 - 1, never negative.")],
             outputs=[
                 io.Int.Output(
                     display_name="number",
@@ -41,6 +33,7 @@ class DDIMSeed(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, seed):
         return io.NodeOutput(seed, SeedNoise(seed))
 
@@ -110,11 +103,10 @@ class DDIMContactSheet(io.ComfyNode):
         return True
 
     @classmethod
+    @checked
     def execute(cls, images, picks, columns, latent_image=None, labels=""):
         each = sheet.frames_each(images, latent_image)
         rows = sheet.parse_picks(picks, len(images) // each)
-        if columns < 0:  # a link may bring it
-            raise ValueError(f"columns is {columns}; it must be 0 or more.")
         shown = {
             "pictures": sheet.save(images[::each]),
             "size": [images.shape[2], images.shape[1]],
@@ -180,6 +172,7 @@ class DDIMDraftSwitch(io.ComfyNode):
         return ["final"] if use_final else ["draft"]
 
     @classmethod
+    @checked
     def execute(cls, use_final, draft=None, final=None):
         return io.NodeOutput(final if use_final else draft)
 

@@ -3,13 +3,9 @@
 from comfy_api.latest import io, ui
 
 from ..host import edit
-from .finite import finite
-from .inputs import SEED_MAX
+from .checked import checked
+from .inputs import cfg_input, seed_input
 from .schema import schema
-
-
-def cfg(name, default, tooltip):
-    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
 class DDIMEdit(io.ComfyNode):
@@ -30,11 +26,11 @@ class DDIMEdit(io.ComfyNode):
                 io.Conditioning.Input("source", tooltip="What the picture shows: its own caption."),
                 io.Conditioning.Input("target", tooltip="What it is to show: the caption, changed."),
                 io.Conditioning.Input("negative", tooltip="Only used where a cfg is not 1."),
-                cfg("source_cfg", 1.0, "Guidance towards the caption of the picture as it is."),
-                cfg(
-                    "target_cfg",
-                    1.0,
+                cfg_input("Guidance towards the caption of the picture as it is.", 1.0, "source_cfg"),
+                cfg_input(
                     "Guidance towards the new caption. Above source_cfg the edit is stronger and keeps less.",
+                    1.0,
+                    "target_cfg",
                 ),
                 io.Latent.Input(
                     "latent_image",
@@ -59,14 +55,7 @@ class DDIMEdit(io.ComfyNode):
                         " (InfEdit's DDCM)."
                     ),
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise under which the captions are compared.",
-                ),
+                seed_input("Seed of the noise under which the captions are compared."),
                 io.Int.Input(
                     "averages",
                     default=1,
@@ -101,7 +90,7 @@ class DDIMEdit(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,

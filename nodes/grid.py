@@ -4,9 +4,9 @@ import logging
 
 from comfy_api.latest import io
 
-from ..host import grid, routes
-from .finite import finite
-from .inputs import SEED_MAX, cfg_input, denoise_input, eta_input, model_input, prompt_inputs, stride_input
+from ..host import grid, page
+from .checked import checked
+from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
 VALUES_TOOLTIP = (
@@ -48,14 +48,7 @@ class DDIMDialGrid(io.ComfyNode):
                 io.String.Input(
                     "down_values", display_name="values", default="8, 12, 30", tooltip=VALUES_TOOLTIP
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
-                    control_after_generate=True,
-                    tooltip="Seed of all pictures, unless seed is one of the two dials.",
-                ),
+                seed_input("Seed of all pictures, unless seed is one of the two dials."),
                 io.Int.Input(
                     "steps",
                     default=12,
@@ -93,7 +86,6 @@ class DDIMDialGrid(io.ComfyNode):
                 ),
                 io.Int.Output(display_name="columns", tooltip="How many pictures stand in a row."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -104,7 +96,7 @@ class DDIMDialGrid(io.ComfyNode):
         return True
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -125,14 +117,13 @@ class DDIMDialGrid(io.ComfyNode):
     ):
         dials = {"seed": seed, "steps": steps, "cfg": cfg, "eta": eta, "stride": stride, "denoise": denoise}
         cells, columns = grid.plan(model, dials | {"order": 1}, across, across_values, down, down_values)
-        cost = f"{len(cells)} pictures, {grid.model_calls(cells):,} model calls"
-        if grid.model_calls(cells) > max_calls:
+        cost = f"{len(cells)} pictures, {grid.cost(cells):,} model calls"
+        if grid.cost(cells) > max_calls:
             raise ValueError(f"this grid takes {cost}; max_calls is {max_calls:,}")
         logging.info("DDIM Dial Grid: %s", cost)
-        if cls.hidden is not None:
-            routes.tell(cls.hidden.unique_id, cost)
+        page.tell(cost)
         latent = grid.sample(model, positive, negative, latent_image, cells)
-        routes.tell_cells([cell.dials for cell in cells])
+        page.tell_cells([cell.dials for cell in cells])
         return io.NodeOutput(latent, "\n".join(cell.label for cell in cells), columns)
 
 

@@ -23,19 +23,21 @@ def prompt_inputs():
     ]
 
 
-def seed_input():
+def seed_input(
+    tooltip="Seed of the starting noise and of the noise that eta adds.", control_after_generate=True
+):
     return io.Int.Input(
         "seed",
         default=0,
         min=0,
         max=SEED_MAX,
-        control_after_generate=True,
-        tooltip="Seed of the starting noise and of the noise that eta adds.",
+        control_after_generate=control_after_generate,
+        tooltip=tooltip,
     )
 
 
-def cfg_input(tooltip, default=4.0):
-    return io.Float.Input("cfg", default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
+def cfg_input(tooltip, default=4.0, name="cfg"):
+    return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, round=0.01, tooltip=tooltip)
 
 
 def eta_input():

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io, ui
 
-from ..host import inversion, verdict
+from ..host import guiders, inversion, verdict
 from ..host.replay import held_to_the_record
-from .finite import finite
+from .checked import checked
 from .inputs import SEED_MAX, cfg_input
 from .schema import schema
 
@@ -36,7 +36,7 @@ def solver_inputs():
             options=list(inversion.METHODS),
             default="exact",
             tooltip=(
-                "exact: every step is solved, 2 to 4 model calls each, and the picture comes back. ddim: the"
+                "exact: every step is solved, 2 to 7 model calls each, and the picture comes back. ddim: the"
                 " paper's, one call a step, with an error that shrinks like 1 / steps. Not used with eta"
                 " above 0."
             ),
@@ -153,14 +153,6 @@ def outputs():
     ]
 
 
-def found(guider, latent_image, sigmas, *, measure_round_trip, **options):
-    """The outputs of both inversions."""
-    run = inversion.invert_latent(guider, latent_image, sigmas, measure=measure_round_trip, **options)
-    text = verdict.report(run, options["tolerance"], options["eta"], options["method"])
-    values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
-    return io.NodeOutput(*values, ui=ui.PreviewText(text))
-
-
 class DDIMInversion(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -192,7 +184,7 @@ class DDIMInversion(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -209,8 +201,8 @@ class DDIMInversion(io.ComfyNode):
         noise_seed=0,
         refine_sigmas=0,
     ):
-        return found(
-            inversion.cfg_guider(model, positive, negative, cfg),
+        return DDIMInversionAdvanced.execute(
+            guiders.cfg_guider(model, positive, negative, cfg),
             latent_image,
             sigmas,
             method=method,
@@ -245,7 +237,7 @@ class DDIMInversionAdvanced(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         guider,
@@ -259,7 +251,7 @@ class DDIMInversionAdvanced(io.ComfyNode):
         noise_seed=0,
         refine_sigmas=0,
     ):
-        return found(
+        run = inversion.invert_latent(
             guider,
             latent_image,
             sigmas,
@@ -267,10 +259,13 @@ class DDIMInversionAdvanced(io.ComfyNode):
             eta=eta,
             tolerance=tolerance,
             max_iterations=max_iterations,
-            measure_round_trip=measure_round_trip,
-            noise_seed=noise_seed,
             refine_sigmas=refine_sigmas,
+            noise_seed=noise_seed,
+            measure=measure_round_trip,
         )
+        text = verdict.report(run, tolerance, eta, method)
+        values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
+        return io.NodeOutput(*values, ui=ui.PreviewText(text))
 
 
 class DDIMReplayStrength(io.ComfyNode):
@@ -329,7 +324,7 @@ class DDIMReplayStrength(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, replay, strength, start, end, mask=None):
         return io.NodeOutput(held_to_the_record(replay, strength, start, end, mask))
 

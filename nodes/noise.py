@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
-from .finite import finite
+from .checked import checked
 from .schema import CATEGORY, schema
 
 NOISE = f"{CATEGORY}/noise"
@@ -113,7 +113,7 @@ class DDIMNoiseInterpolation(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         noise_a,
@@ -187,7 +187,7 @@ class DDIMNoiseArithmetic(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, base, plus, minus, weight):
         return io.NodeOutput(values.ShiftedNoise(base, plus, minus, weight))
 
@@ -230,6 +230,7 @@ class DDIMNoiseFromLatent(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, latent_image, scale, model=None):
         allowed("scale", scale, SCALES)
         return io.NodeOutput(values.from_latent(latent_image, scale == "unit variance", model))
@@ -263,6 +264,7 @@ class DDIMLatentFromNoise(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, noise, latent_image, model=None):
         return io.NodeOutput(values.to_latent(noise, latents.fitting(latent_image, model), model))
 
@@ -315,6 +317,7 @@ class DDIMSaveNoise(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, noise, latent_image, filename_prefix, model=None, sigmas=None, prompt=""):
         recipe = {"version": noise_files.pack_version(), "seed": int(noise.seed)}
         if model is not None:
@@ -380,6 +383,7 @@ class DDIMLoadNoise(io.ComfyNode):
         return f"{file} {state.st_mtime_ns} {state.st_size}"
 
     @classmethod
+    @checked
     def execute(cls, file):
         noise, latent, recipe = noise_files.load(file)
         return io.NodeOutput(noise, latent, json.dumps(recipe, indent=2, ensure_ascii=False))

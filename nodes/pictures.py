@@ -3,10 +3,10 @@
 from comfy_api.latest import io, ui
 
 from ..drawing import schedules
-from ..host import schedule, trajectory
-from ..host.inversion import cfg_guider
+from ..host import film_strip, schedule
+from ..host.guiders import cfg_guider
 from ..host.model import check_sigmas, model_sampling
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
@@ -44,6 +44,7 @@ class DDIMSchedulePlot(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sigmas_a, sigmas_b=None, sigmas_c=None, sigmas_d=None, model=None, labels="A, B, C, D"):
         names = [" ".join(name.split()) for name in labels.split(",")] + ["", "", "", ""]
         given = {"sigmas_a": sigmas_a, "sigmas_b": sigmas_b, "sigmas_c": sigmas_c, "sigmas_d": sigmas_d}
@@ -128,7 +129,7 @@ class DDIMTrajectory(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -150,7 +151,7 @@ class DDIMTrajectory(io.ComfyNode):
             sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
             note = schedule.note_on(model, visited, stride, denoise)
         asked = guider or cfg_guider(model, positive, negative, cfg)
-        film, latent, table = trajectory.film_strip(asked, seed, eta, latent_image, sigmas, sampler)
+        film, latent, table = film_strip.record(asked, seed, eta, latent_image, sigmas, sampler)
         return io.NodeOutput(film, latent, f"{table}\n{note}" if note else table)
 
 

@@ -4,9 +4,9 @@ from comfy_api.latest import io
 
 from ..ddim.multistep import ADAMS_BASHFORTH
 from ..ddim.solve import CLIPS
-from ..host import routes, sampler, schedule
+from ..host import page, sampler, schedule
 from ..host.sampler import NOISE_DEVICES, VARIANCES, Options
-from .finite import finite
+from .checked import checked
 from .inputs import cfg_input, denoise_input, eta_input, model_input, prompt_inputs, seed_input, stride_input
 from .schema import schema
 
@@ -129,7 +129,7 @@ class DDIMSampler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         eta,
@@ -204,7 +204,7 @@ class DDIMKSampler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, model, seed, steps, cfg, eta, stride, positive, negative, latent_image, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         if len(sigmas) == 0:  # denoise 0 leaves the picture alone, as the host does
@@ -212,7 +212,7 @@ class DDIMKSampler(io.ComfyNode):
         ddim = sampler.ddim_sampler(eta=eta, batch_index=latent_image.get("batch_index"))
         sampled = sampler.run(model, seed, cfg, positive, negative, latent_image, ddim, sigmas)
         note = schedule.note_on(model, visited, stride, denoise)
-        routes.tell_sigmas(model, sigmas, note)
+        page.tell_sigmas(model, sigmas, note)
         return io.NodeOutput(*sampled)
 
 

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..host import measured, routes, schedule
+from ..host import measured, page, schedule
 from ..host.sampler import ddim_sampler
-from .finite import finite
+from .checked import checked
 from .inputs import denoise_input, stride_input
 from .schema import schema
 
@@ -39,12 +39,12 @@ class DDIMStrideScheduler(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(cls, model, steps, stride, denoise):
         sigmas, visited = schedule.stride_sigmas(model, steps, stride, denoise)
         note = schedule.note_on(model, visited, stride, denoise)
         text = ", ".join(map(str, visited)) + (f"\n# {note}" if note else "")
-        routes.tell_sigmas(model, sigmas, note)
+        page.tell_sigmas(model, sigmas, note)
         return io.NodeOutput(sigmas, text)
 
 
@@ -87,9 +87,10 @@ class DDIMCustomSchedule(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model, timesteps):
         sigmas = schedule.custom_sigmas(model, timesteps)
-        routes.tell_sigmas(model, sigmas)
+        page.tell_sigmas(model, sigmas)
         coefficients = schedule.split(timesteps)[1]
         if not coefficients:
             return io.NodeOutput(sigmas, ddim_sampler())

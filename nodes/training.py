@@ -4,10 +4,9 @@ import time
 
 from comfy_api.latest import io, ui
 
-from ..host import draft_lora, schedule
-from ..host.progress import duration, tell
-from .finite import finite
-from .inputs import SEED_MAX, cfg_input, stride_input
+from ..host import draft_lora, page, schedule
+from .checked import checked
+from .inputs import cfg_input, seed_input, stride_input
 from .schema import schema
 
 
@@ -71,13 +70,9 @@ class DDIMDraftLoRA(io.ComfyNode):
                     tooltip="Of Adam. It falls to zero over the second half of the rounds.",
                 ),
                 io.Int.Input("batch", default=8, min=1, max=1024, tooltip="Pictures a round."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=SEED_MAX,
+                seed_input(
+                    "Of the teacher's noise and the choice of prompts. To go on, take another.",
                     control_after_generate=False,
-                    tooltip="Of the teacher's noise and the choice of prompts. To go on, take another.",
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
@@ -130,7 +125,7 @@ class DDIMDraftLoRA(io.ComfyNode):
         )
 
     @classmethod
-    @finite
+    @checked
     def execute(
         cls,
         model,
@@ -164,7 +159,7 @@ class DDIMDraftLoRA(io.ComfyNode):
 
         def progress(done, loss):
             left = (time.monotonic() - begun) / done * (rounds - done)
-            tell(f"round {done} of {rounds}, loss {loss:.4g}, {duration(left)} left")
+            page.tell(f"round {done} of {rounds}, loss {loss:.4g}, {duration(left)} left")
 
         draft = draft_lora.train(
             model,
@@ -185,6 +180,11 @@ class DDIMDraftLoRA(io.ComfyNode):
         )
         text = report(draft, rounds, time.monotonic() - begun)
         return io.NodeOutput(draft.lora, {"loss": draft.losses}, sigmas, text, ui=ui.PreviewText(text))
+
+
+def duration(seconds):
+    """Time, as people say it."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def report(draft, rounds, seconds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -78,11 +79,7 @@ def own_python(folder: Path) -> Path:
 def require_modules(comfyui: ComfyUI, modules: tuple[str, ...], purpose: str) -> None:
     """Raise RunError if the ComfyUI's Python cannot import `modules`. Nothing is installed into a ComfyUI
     that is not ours."""
-    code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
-    answer = subprocess.run([comfyui.python, "-c", code, *modules], capture_output=True, text=True)
-    if answer.returncode:
-        raise RunError(f"{comfyui.python} does not run:\n{answer.stderr.strip()}")
-    missing = answer.stdout.split()
+    missing = missing_modules(comfyui, *modules)
     if missing:
         raise RunError(
             f"{purpose} needs {', '.join(missing)}, which {comfyui.python} does not have.\n"
@@ -91,6 +88,16 @@ def require_modules(comfyui: ComfyUI, modules: tuple[str, ...], purpose: str) ->
         )
 
 
+def missing_modules(comfyui: ComfyUI, *modules: str) -> list[str]:
+    """Those of `modules` that the ComfyUI's Python does not have."""
+    code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    answer = subprocess.run([comfyui.python, "-c", code, *modules], capture_output=True, text=True)
+    if answer.returncode:
+        raise RunError(f"{comfyui.python} does not run:\n{answer.stderr.strip()}")
+    return answer.stdout.split()
+
+
+@functools.cache
 def device_arguments(python: Path) -> list[str]:
     """["--cpu"] where torch finds no accelerator: the server does not see that for itself."""
     code = (
@@ -121,9 +128,11 @@ def pack_arguments(folder: Path, work: Path = WORK) -> list[str]:
         make_link(link, CHECKOUT)
     config = work / "extra_model_paths.yaml"
     # A JSON string is a YAML string too, whatever the path holds.
-    config.write_text(
-        f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n", encoding="utf-8"
-    )
+    text = f"{PACK}:\n  custom_nodes: {json.dumps(str(link.parent), ensure_ascii=False)}\n"
+    if not config.is_file() or config.read_text(encoding="utf-8") != text:
+        part = config.with_suffix(f".{os.getpid()}")  # so: servers may start at the same time
+        part.write_text(text, encoding="utf-8")
+        part.replace(config)
     return ["--extra-model-paths-config", str(config)]
 
 
@@ -154,5 +163,6 @@ def make_link(link: Path, target: Path) -> None:
             ["cmd", "/c", "mklink", "/J", str(link), str(target)], check=True, stdout=subprocess.DEVNULL
         )
     else:
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+        part = link.parent.with_suffix(f".{os.getpid()}")  # so: servers may start at the same time
+        part.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
+        part.replace(link)

@@ -1,4 +1,4 @@
-"""The demo: draft_or_final.json through ComfyUI's own queue: drafts, one of them picked, and its final."""
+"""The demo: 01 Draft or final.json through ComfyUI's own queue: drafts, one of them picked, and its final."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .comfyui import CHECKOUT, ComfyUI, RunError
 from .server import Server, seconds
 from .workflow import to_prompt, upstream
 
-EXAMPLE = CHECKOUT / "example_workflows" / "draft_or_final.json"
+EXAMPLE = CHECKOUT / "example_workflows" / "01 Draft or final.json"
 OUTPUT = CHECKOUT / "output"
 DRAFTS, COLUMNS, PICK = 8, 4, 4
 

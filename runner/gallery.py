@@ -30,34 +30,44 @@ COOK = {
 # For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the
 # prompt's node. The picture is what takes the place of Load Image.
 STAND_INS = {
-    "sd15_draft_next_to_final": {"Prompt": "red apple"},
-    "sdxl_draft_next_to_final": {"Prompt": "smiling cat with heart eyes"},
-    "sd15_few_step_lora": {"Prompt": "red apple"},
-    "sdxl_few_step_lora": {"Prompt": "smiling cat with heart eyes"},
-    "sd15_edit_a_photo": {
+    "SD 1.5 draft next to final": {"Prompt": "red apple"},
+    "SDXL draft next to final": {"Prompt": "smiling cat with heart eyes"},
+    "SD 1.5 few-step LoRA": {"Prompt": "red apple"},
+    "SDXL few-step LoRA": {"Prompt": "smiling cat with heart eyes"},
+    "SD 1.5 edit a photo": {
         "picture": "man pilot",
         "Caption of the photo": "man pilot",
         "What it shall become": "man firefighter",
     },
-    "sd15_edit_without_inversion": COOK,
-    "flux_edit": COOK,
-    "flux_inversion": COOK,
-    "wan_two_experts": COOK,
+    "SD 1.5 edit without inversion": {
+        "picture": "woman judge",
+        "Caption of the picture": "woman judge",
+        "What it shall become": "man judge",
+    },
+    "Flux edit": COOK,
+    "Flux inversion": COOK,
+    "Wan 2.2 two experts": COOK,
 }
 # Which output of the shipped model's node stands in for a loader's; None: all of a checkpoint's.
 LOADERS = {"CheckpointLoaderSimple": None, "UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
 # What is made for a real checkpoint and does not fit the shipped model: these nodes pass the model on.
 LEFT_OUT = ("LoraLoaderModelOnly", "ModelSamplingSD3")
 # What is picked on the contact sheets, so that their finals are drawn too.
-PICKS = {"draft_or_final": "3, 4", "draft_that_continues": "1, 8"}
+PICKS = {"Draft or final": "3, 4", "Draft that continues": "1, 8"}
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in EXAMPLES.glob("*.json"))
+    """The titles of the examples in their order, without the numbers before them."""
+    return [path.stem[3:] for path in sorted(EXAMPLES.glob("*.json"))]
+
+
+def file(name: str) -> Path:
+    [path] = EXAMPLES.glob(f"[0-9][0-9] {name}.json")
+    return path
 
 
 def read(name: str) -> dict:
-    return json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(file(name).read_text(encoding="utf-8"))
 
 
 def runnable(name: str, object_info: dict) -> dict:
@@ -120,9 +130,9 @@ def contact_sheet(server: Server, shown: dict) -> bytes:
 
     drafts = [Image.open(io.BytesIO(server.image(each))).convert("RGB") for each in shown["pictures"]]
     columns = shown["columns"] or min(len(drafts), 4)
-    file = io.BytesIO()
-    sheet(drafts, columns, shown["picks"], shown["labels"]).save(file, "PNG")
-    return file.getvalue()
+    png = io.BytesIO()
+    sheet(drafts, columns, shown["picks"], shown["labels"]).save(png, "PNG")
+    return png.getvalue()
 
 
 def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
@@ -136,7 +146,7 @@ def thumbnail(shown: list[tuple[str, list[bytes]]], remark: str = ""):
         cells += [
             (title if index == 0 and len(shown) > 1 else "", still) for index, still in enumerate(stills)
         ]
-    columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) < 10 else 4)
+    columns = min(len(cells), 2 if len(cells) < 5 else 3 if len(cells) in (5, 6, 9) else 4)
     rows = [[]]
     for cell in cells:
         wide = cell[1].width > 1.5 * cell[1].height
@@ -186,12 +196,10 @@ def draw(server: Server, name: str) -> Path:
     prompt = runnable(name, server.get("/object_info"))
     pick(prompt, PICKS.get(name, ""))
     remark = "drawn by the shipped model in the checkpoint's place" if name in STAND_INS else ""
-    path = EXAMPLES / f"{name}.jpg"
+    path = file(name).with_suffix(".jpg")
     shown = pictures(server, read(name), server.queue(prompt))
     if not shown:
-        raise RunError(
-            f"{name} showed no picture"
-        )  # a prompt that the queue's cache answers shows none either
+        raise RunError(f"{name} showed no picture")
     thumbnail(shown, remark).save(path, quality=88)
     return path
 
@@ -201,8 +209,9 @@ def main(wanted: list[str]) -> None:
     if unknown:
         sys.exit(f"no such example: {', '.join(sorted(unknown))}; there are {', '.join(names())}")
     comfyui = find_existing() or managed()
-    with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder)) as server:
-        for name in wanted or names():
+    for name in wanted or names():
+        # A server each: what the queue's cache answers, it does not show.
+        with tempfile.TemporaryDirectory() as folder, Server(comfyui, Path(folder)) as server:
             print(draw(server, name), flush=True)
 
 

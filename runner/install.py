@@ -88,6 +88,11 @@ def pip(*arguments: str) -> None:
     subprocess.run([python_in(VENV), "-m", "pip", "--disable-pip-version-check", *arguments], check=True)
 
 
+def install(*arguments: str) -> None:
+    """Python compiles a file when it is first imported; most of these files never are."""
+    pip("install", "--no-compile", *arguments)
+
+
 def make_venv() -> None:
     if python_in(VENV).is_file():
         works = subprocess.run([python_in(VENV), "-m", "pip", "--version"], stdout=subprocess.DEVNULL)
@@ -121,10 +126,10 @@ def unpack_comfyui() -> None:
 
 def install_torch() -> None:
     try:
-        pip("install", *TORCH)
+        install(*TORCH)
     except subprocess.CalledProcessError:
         print(f"No {' with '.join(TORCH)} for this Python and machine; taking the newest pair.", flush=True)
-        pip("install", *ANY_TORCH)
+        install(*ANY_TORCH)
     subprocess.run([python_in(VENV), "-c", "import torch, torchvision"], check=True)
 
 
@@ -138,15 +143,15 @@ def requirements() -> str:
 def install_requirements() -> None:
     wanted = VENV / "requirements.txt"
     wanted.write_text(requirements(), encoding="utf-8")
-    pip("install", "--requirement", str(wanted))
+    install("--requirement", str(wanted))
 
 
 def install_group(name: str) -> None:
-    pip("install", "--upgrade", "pip>=25.1")  # the first that reads dependency groups
-    pip("install", "--group", f"{CHECKOUT / 'pyproject.toml'}:{name}")
+    install("--upgrade", "pip>=25.1")  # the first that reads dependency groups
+    install("--group", f"{CHECKOUT / 'pyproject.toml'}:{name}")
 
 
 def install_test_tools() -> None:
     install_group("test")
     # The page's newest frontend, beside the one that this ComfyUI asks for: the browser tests use both.
-    pip("install", "--no-deps", "--upgrade", "--target", str(WORK / "frontend"), "comfyui-frontend-package")
+    install("--no-deps", "--upgrade", "--target", str(WORK / "frontend"), "comfyui-frontend-package")

@@ -1,6 +1,6 @@
 """Where the nodes of an example lie: in columns, groups in columns too, from sizes that a page measured.
 
-`pytest tests/browser/test_layout.py --update-layout` measures in every renderer and writes the files anew.
+`pytest tests/browser/test_examples.py --update-layout` measures in every renderer and writes the files anew.
 What stands beside what, and above what, is left as it is in the file.
 """
 

@@ -47,13 +47,16 @@ def widget_values(node: dict, info: dict) -> dict:
             f"node {node['id']} ({node['type']}): widgets_values must be a list, not {type(values).__name__}"
         )
     names, needed = widget_names(info)
-    if (
-        len(values) < needed
-    ):  # a file older than an optional input that was appended lacks its value: the default stands
+    if len(values) < needed:
         raise ValueError(
             f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets"
         )
-    return {name: wrapped(value) for name, value in zip(names, values, strict=False) if name}
+    given = {name: wrapped(value) for name, value in zip(names, values, strict=False) if name}
+    # A file older than an appended input lacks its value. The default stands; of a required one the queue
+    # wants to be told it.
+    required = info["input"].get("required", {})
+    defaults = {name: required[name][1]["default"] for name in names[len(values) :] if name in required}
+    return given | defaults
 
 
 def wrapped(value):
@@ -62,8 +65,8 @@ def wrapped(value):
 
 
 def widget_names(info: dict) -> tuple[list, int]:
-    """(the name behind each of a node's widget values, None for a widget that the page adds; how many are
-    required)."""
+    """(the name behind each of a node's widget values, None for a widget that the page adds; how many a file
+    must have: the required ones without a default)."""
     names, needed = [], 0
     for name, (kind, options) in declared_inputs(info):
         if options.get("forceInput") or not (isinstance(kind, list) or kind in WIDGET_TYPES):
@@ -72,7 +75,7 @@ def widget_names(info: dict) -> tuple[list, int]:
         # The page adds a widget of its own behind a seed ("randomize", "fixed" ...), which it never sends.
         if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
             names.append(None)
-        if name in info["input"].get("required", {}):
+        if name in info["input"].get("required", {}) and "default" not in options:
             needed = len(names)
     return names, needed
 

@@ -1,4 +1,4 @@
-"""A run that stops part of the way, is picked from a batch, and goes on, as in draft_that_continues.json."""
+"""A run that stops part of the way, is picked from a batch, and goes on, as in Draft that continues."""
 
 import pytest
 import torch

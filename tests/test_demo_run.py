@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -72,10 +73,12 @@ def test_the_page_offers_the_examples_with_their_pictures(server):
     copy = server.base / "custom_nodes" / "ddim-copy" / "example_workflows"
     assert set(server.get("/workflow_templates")["ddim-copy"]) == {path.stem for path in copy.glob("*.json")}
     thumbnails = [path.name for path in copy.glob("*.jpg")]
-    assert "draft_next_to_final.jpg" in thumbnails
+    assert "03 Draft next to final.jpg" in thumbnails
     for name in thumbnails:
         assert (
-            Image.open(io.BytesIO(server.get_bytes(f"/api/workflow_templates/ddim-copy/{name}"))).format
+            Image.open(
+                io.BytesIO(server.get_bytes(f"/api/workflow_templates/ddim-copy/{quote(name)}"))
+            ).format
             == "JPEG"
         )
 

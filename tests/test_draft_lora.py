@@ -1,6 +1,7 @@
 """DDIM Draft LoRA: its mathematics in closed form, training on the shipped model, its LoRA in core."""
 
 import copy
+from contextlib import nullcontext
 from functools import partial
 
 import comfy.model_management
@@ -9,13 +10,17 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
+from comfy import supported_models
+from comfy.ldm.flux.model import FluxParams
 from comfy.model_base import ModelType
+from comfy.model_patcher import ModelPatcher
 from comfy_extras import nodes_train
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import distill, solve
 from ddim_toolkit.host import draft_lora, sampler, schedule
 from ddim_toolkit.host.adapters import Student
 from ddim_toolkit.host.model import alphas, model_sampling
+from ddim_toolkit.host.recompute import checkpointed
 from ddim_toolkit.nodes.training import DDIMDraftLoRA
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -188,6 +193,20 @@ def test_cores_nodes_take_it(parts, lesson, tmp_path, monkeypatch):
         assert (picture(model) - wanted).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda value: value[:-1], "earlier_lora: .* is for a weight of"),
+        (lambda value: value[:, :-1], "earlier_lora: .* parts of two ranks"),
+        (lambda value: value * torch.nan, "earlier_lora: .* is damaged: it holds NaN"),
+    ],
+)
+def test_an_earlier_lora_that_does_not_fit_is_named(shipped, lesson, change, words):
+    key = next(name for name in lesson[0] if name.endswith("lora_up.weight"))
+    with torch.inference_mode(False), pytest.raises(ValueError, match=words):
+        Student(shipped[0], 1, 0, lesson[0] | {key: change(lesson[0][key])})
+
+
 def test_going_on_begins_where_the_earlier_lora_was(parts, lesson):
     on = trained(parts, rounds=1, seed=9, earlier_lora=lesson[0], learning_rate=1e-7)
     assert on[0].keys() == lesson[0].keys()
@@ -218,9 +237,96 @@ def test_checkpointing_changes_memory_alone(parts):
     assert not forwards  # the host's helper is taken off again
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
+def test_gradients_are_right_where_a_block_writes_into_what_it_saved():
+    """`x += ...` after a norm that needs x for its gradient, as in the host's Flux blocks."""
+
+    class Block(torch.nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            self.weight, self.in_place = torch.nn.Parameter(torch.eye(4).double() + 0.3), in_place
+
+        def forward(self, x, options):
+            added = torch.tanh(torch.layer_norm(x, (4,)) @ self.weight)
+            if self.in_place:
+                x += added
+            else:
+                x = x + added
+            return {"x": x * options["by"][0], "rest": (None, torch.arange(3))}
+
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for in_place, wanted in ((False, None), (True, False), (True, True)):
+        network = torch.nn.Sequential(Block(in_place), Block(in_place))
+        with nullcontext() if wanted is None else checkpointed(network, wanted):
+            y = x.clone()
+            for block in network:
+                y = block(y, options={"by": [torch.tensor(2.0).double()]})["x"]
+            y.pow(3).sum().backward()
+        gradients.append([block.weight.grad for block in network])
+        assert not any("forward" in vars(block) for block in network)
+    for found in gradients[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(found, gradients[0], strict=True))
+
+
+def tiny(kind):
+    """A MODEL around one of the host's own transformers, loaded in inference mode, in half precision."""
+    flux = dict(vec_in_dim=8, context_in_dim=8, hidden_size=32, mlp_ratio=2.0, num_heads=2, depth=1)
+    flux |= dict(in_channels=16, out_channels=16, patch_size=2, depth_single_blocks=1, axes_dim=[4, 6, 6])
+    flux |= dict(image_model="flux", theta=10000, qkv_bias=True, guidance_embed=True)
+    if "txt_ids_dims" in FluxParams.__dataclass_fields__:
+        flux["txt_ids_dims"] = []
+    wan = dict(image_model="wan2.1", model_type="t2v", text_len=8, dim=24, ffn_dim=32, freq_dim=16)
+    wan |= dict(text_dim=8, num_heads=2, num_layers=1)
+    of, settings = {"flux": (supported_models.Flux, flux), "wan": (supported_models.WAN21_T2V, wan)}[kind]
+    config = of(settings | {"dtype": torch.bfloat16})
+    config.set_inference_dtype(torch.bfloat16, torch.float32)
+    cpu = torch.device("cpu")
+    network = config.get_model({}, "", device=cpu)
+    for index, weight in enumerate(network.diffusion_model.parameters()):
+        drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(index))
+        weight.data.copy_(0.08 * drawn)
+    return ModelPatcher(network, load_device=cpu, offload_device=cpu)
+
+
+@pytest.mark.parametrize("kind, shape", [("flux", (1, 16, 8, 8)), ("wan", (1, 16, 2, 8, 8))])
+def test_the_hosts_transformers_learn(kind, shape):
+    with torch.inference_mode():
+        model = tiny(kind)
+        before = copy.deepcopy(model.model.state_dict())
+        pooled = {"pooled_output": torch.ones(1, 8)}
+        a, b, negative = ([[torch.full((1, 4, 8), value), pooled]] for value in (0.5, -0.5, 0.0))
+        found = [
+            trained(
+                (model, None, negative),
+                captions="",
+                positive=a + b,
+                latent_image={"samples": torch.zeros(shape)},
+                teacher_runs=2,
+                rounds=3,
+                batch=2,
+                seed=0xFFFFFFFFFFFFFFFF,
+                gradient_checkpointing=wanted,
+            )
+            for wanted in (False, True)
+        ]
+    (plain, losses, _, _), saving = found[0], found[1][0]
+    assert losses["loss"][2] < losses["loss"][0]
+    assert all((plain[key] - saving[key]).abs().max() < 1e-5 for key in plain)
+    assert max(plain[key].abs().max() for key in plain if key.endswith("lora_up.weight")) > 1e-4
+    after = model.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_without_guidance_there_is_no_run_of_half_the_steps(parts):
+    report = trained(parts, rounds=1, cfg=1.0)[3]
+    assert "2 steps at cfg 1" in report and "1 steps" not in report
+
+
 def test_cancel_keeps_what_there_is(parts, monkeypatch):
     tell = []
-    monkeypatch.setattr("ddim_toolkit.nodes.training.tell", lambda text: tell.append(text))
+    monkeypatch.setattr("ddim_toolkit.nodes.training.page.tell", lambda text: tell.append(text))
     monkeypatch.setattr(
         "ddim_toolkit.nodes.training.duration",
         lambda seconds: comfy.model_management.interrupt_current_processing(len(tell) == 2) or "long",
@@ -255,10 +361,20 @@ def test_levels_between_are_even_in_timesteps():
         (dict(sigmas=torch.tensor([14.0, 5.0])), "sigmas must fall to 0, each level once"),
         (dict(sigmas=torch.tensor([14.0, 5.0, 5.0, 0.0])), "sigmas must fall to 0, each level once"),
         (dict(learning_rate=0.0), "learning_rate is 0.0"),
-        (dict(rank=0), "rank is 0; allowed are at least 1"),
+        (dict(rank=0), "rank is 0; allowed are 1 to 512"),
         (
             dict(earlier_lora={"other.lora_up.weight": torch.zeros(1)}),
             "holds no weights for this model's network",
+        ),
+        (
+            dict(
+                earlier_lora={
+                    "diffusion_model.time_embed.0.lora_up.weight": torch.zeros(3, 2),
+                    "diffusion_model.time_embed.0.lora_down.weight": torch.zeros(2, 5),
+                    "diffusion_model.time_embed.0.alpha": torch.tensor(2.0),
+                }
+            ),
+            "earlier_lora: diffusion_model.time_embed.0 is for a weight of 3 x 5",
         ),
         (dict(latent_image={"samples": torch.zeros(1, 16, 8, 8) + 1}), "latent_image has 16 channels"),
         (dict(learning_rate=1.0, rounds=60), "the loss of round .*; lower learning_rate"),

@@ -11,10 +11,10 @@ from comfy.model_base import ModelType
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim import edit as engine
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.host import edit, inversion, schedule, verdict
+from ddim_toolkit.host import edit, guiders, inversion, schedule, verdict
 from ddim_toolkit.nodes.editing import DDIMEdit
-from test_inversion import KINDS, found, rmse, sigmas_of
-from test_inversion_node import encode
+from helpers import KINDS, encode, rmse
+from test_inversion import found, sigmas_of
 
 SHAPE, DEVIATION = (4, 8, 8), 0.5
 SOURCE, TARGET = ([[torch.full((1, 1, 8), float(k)), {}]] for k in (0, 1))
@@ -108,6 +108,7 @@ def test_gaussians_in_closed_form(kind, eta):
     latent, mask, text = edited(model, picture, sigmas, eta=eta, seed=3)
     torch.testing.assert_close(latent["samples"], picture + delta, rtol=1e-4, atol=2e-4)
     assert "16 model calls" in text and mask.shape == (1, 8, 8) and (mask == 1).all()
+    assert "soft mask" not in text
 
 
 def test_many_steps_move_a_gaussian_onto_the_other():
@@ -161,9 +162,22 @@ def test_the_soft_mask_takes_what_differs_most():
     model, picture = captioned(ModelType.EPS, means, others), means + 0.1
     sigmas = sigmas_of(model, 8)
     free, held = (edited(model, picture, sigmas, softness=each)[0]["samples"] for each in (0.0, 1.0))
-    mask = edited(model, picture, sigmas, softness=1.0)[1]
+    _, mask, text = edited(model, picture, sigmas, softness=1.0)
+    assert "soft mask: above a half on 38% of the picture" in text  # three columns of eight
     assert mask[..., :3].min() > 0.6 and mask[..., 3:].max() < 0.05
     assert rmse(held[..., 3:], picture[..., 3:]) < 0.2 * rmse(free[..., 3:], picture[..., 3:])
+
+
+@pytest.mark.parametrize("kind", [ModelType.EPS, ModelType.FLOW], ids=lambda k: k.name)
+def test_a_soft_mask_of_one_value_takes_steps_in_part(kind):
+    """Where the captions differ alike everywhere, so is the mask: 1 / (1 + softness). It slows the edit
+    down, and does not take back what was done: steps of a half still bring most of it."""
+    means = torch.zeros(1, *SHAPE)
+    model, apart = captioned(kind, means, means + 1.0), torch.ones(1, *SHAPE)
+    sigmas = sigmas_of(model, 16)
+    free, held = (edited(model, means, sigmas, softness=each)[0]["samples"] for each in (0.0, 1.0))
+    along = [(each * apart).mean().item() for each in (free, held)]
+    assert 0.7 * along[0] < along[1] < along[0]
 
 
 def test_a_picture_is_edited_alike_in_any_batch():
@@ -201,7 +215,7 @@ def test_levels_are_inserted_where_guidance_folds():
     means, others = (0.5 * analytic.four_modes(SHAPE, seed=seed) for seed in (0, 9))
     model = captioned(ModelType.EPS, means, others)
     picture = means[:1] + 0.5 * torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
-    guider, sigmas = inversion.cfg_guider(model, SOURCE, TARGET, 4.0), sigmas_of(model, 6, "linspace")
+    guider, sigmas = guiders.cfg_guider(model, SOURCE, TARGET, 4.0), sigmas_of(model, 6, "linspace")
     plain, finer = (
         inversion.invert_latent(guider, {"samples": picture}, sigmas, refine_sigmas=most) for most in (0, 30)
     )

@@ -142,6 +142,22 @@ def test_eta_in_a_part_of_the_run(variance):
     assert not torch.equal(whole, run(model, sigmas, **options))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_the_run_meet_without_overlap(kind):
+    """A part of no length adds no noise, not even where a level lies on it (flow models begin at theirs)."""
+    model = analytic.model(kind)
+    sampling = model_sampling(model)
+    levels = [float(sampling.percent_to_sigma(part)) for part in (0.25, 0.5, 0.75)] + [0.0]
+    levels = [float(sampling.sigma_max), *levels]
+
+    def of(start, end):
+        return sampler.etas(Options(eta=0.7, eta_start=start, eta_end=end), sampling, levels)
+
+    for part in (0.0, 0.25, 0.5, 1.0):
+        assert of(part, part) == [0.0] * 4
+    assert of(0.0, 0.5) == [0.7, 0.7, 0.0, 0.0] and of(0.5, 1.0) == [0.0, 0.0, 0.7, 0.7]
+
+
 @pytest.mark.parametrize("variance", sampler.VARIANCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_mask_puts_eta_in_places(kind, variance):

@@ -6,9 +6,7 @@ import math
 import graphs
 import pytest
 from comfy_api.latest import io
-from ddim_toolkit.runner.comfyui import RunError, this_pack_alone
-from ddim_toolkit.runner.server import Server
-from helpers import HERE
+from ddim_toolkit.runner.comfyui import RunError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load
@@ -31,13 +29,6 @@ SMALL = {
     "down_values": "1, 2",
 }
 WIDGETS = (io.Float.Input, io.Int.Input, io.String.Input, io.Boolean.Input, io.Combo.Input)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    comfyui = HERE
-    with Server(comfyui, tmp_path_factory.mktemp("output"), this_pack_alone(comfyui.folder)) as running:
-        yield running
 
 
 class Work(graphs.Graph):

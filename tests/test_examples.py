@@ -9,9 +9,7 @@ import pytest
 from conftest import ROOT
 from ddim_toolkit.demo import pictures as demo_pictures
 from ddim_toolkit.runner import gallery
-from ddim_toolkit.runner.server import Server
 from ddim_toolkit.runner.workflow import PAGE_ONLY, to_prompt
-from helpers import HERE
 from PIL import Image
 
 pytestmark = pytest.mark.server
@@ -19,18 +17,6 @@ pytestmark = pytest.mark.server
 # The thumbnails are drawn with all that the files say; here the graph is what is tested.
 MOST = {"steps": 5, "step": 2, "frames": 3, "rows": 2, "probe_steps": 12, "probe_images": 2, "refine": 1}
 EVERY = pytest.mark.parametrize("name", gallery.names())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    comfyui = HERE
-    with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def info(server):
-    return server.get("/object_info")
 
 
 def pixels(png):
@@ -75,7 +61,7 @@ def test_examples_with_an_app(info):
             for id, widget in app["inputs"]:
                 assert widget in info[kinds[id]]["input"]["required"]
             assert {kinds[id] for id in app["outputs"]} <= {"SaveImage", "DDIMContactSheet"}
-    assert found == ["draft_or_final", "edit_a_picture", "measured_draft"]
+    assert found == ["Draft or final", "Edit a picture", "Measured draft"]
 
 
 def inside(node, bounding):
@@ -119,7 +105,7 @@ def test_the_queue_runs_it(server, info, name):
 def test_a_draft_that_continues_is_the_picture_of_the_whole_run(server, info):
     """At eta .5: nothing before the pick runs again. The host scales latents between the two runs, which
     rounds them."""
-    prompt = to_prompt(gallery.read("draft_that_continues"), info)
+    prompt = to_prompt(gallery.read("Draft that continues"), info)
     node = {each["_meta"]["title"]: key for key, each in prompt.items()}
     size, split, first = (node[key] for key in ("Eight pictures", "Where the draft stops", "First steps"))
     prompt[size]["inputs"].update(width=64, height=64, batch_size=3)
@@ -158,7 +144,7 @@ def test_checkpoints_can_be_fetched():
 
 def test_a_saved_picture_holds_its_recipe(server, info):
     """Read back from the PNG, queued again: the same picture. So does the page's workflow in it."""
-    workflow = gallery.read("draft_next_to_final")
+    workflow = gallery.read("Draft next to final")
     prompt = to_prompt(workflow, info)
     [draft] = [node for node in prompt.values() if node["class_type"] == "DDIMKSampler"]
     [sampler] = [node for node in workflow["nodes"] if node["type"] == "DDIMKSampler"]

@@ -5,17 +5,17 @@ import os
 import subprocess
 import sys
 
+import comfy.nested_tensor
 import comfy.sample
 import pytest
 import torch
 from comfy.model_base import ModelType
-from comfy_api.latest import io
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from conftest import ROOT
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
-from ddim_toolkit.host import routes, sampler, schedule
+from ddim_toolkit.host import page, sampler, schedule
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
 from hypothesis import given, settings
@@ -90,21 +90,44 @@ def test_any_guidance(cfg):
     assert ksampler(cfg=cfg).isfinite().all()
 
 
-FLOATS = [
-    (name, kind.id)
-    for name, node in NODES.items()
-    for kind in node.GET_SCHEMA().inputs
-    if isinstance(kind, io.Float.Input)
-]
+NAN = latent(fill=math.nan)["samples"]
+WRONG = {
+    "INT": (1.5, "5", None, [], True),
+    "FLOAT": (math.nan, math.inf, -math.inf, "0.5", None, True),
+    "STRING": (5, None),
+    "COMBO": (5, None),
+    "IMAGE": ("x", None),
+    "MASK": ("x",),
+    "SIGMAS": ([1.0, 0.0],),
+    "LORA_MODEL": ("x",),
+    "LATENT": (
+        "x",
+        {},
+        {"samples": NAN},
+        {"samples": torch.ones(0, 4, 8, 8)},
+        {"samples": torch.ones(4, 8)},
+        {"samples": torch.ones(1, 4, 8, 8, dtype=torch.int64)},
+        {"samples": comfy.nested_tensor.NestedTensor([torch.ones(2, 4, 8, 8), torch.ones(1, 4, 5)])},
+        *(latent() | {"batch_index": given} for given in ([None], [0.7], ["a"], [0, 1], 5)),
+        *(latent() | {"noise_mask": mask} for mask in (NAN, torch.ones(8), torch.ones(1, 8, 8).bool(), "x")),
+    ),
+}
 
 
-@pytest.mark.parametrize("name, given", FLOATS)
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_float_is_nan_or_infinite(name, given, value):
+@pytest.mark.parametrize("name", NODES)
+def test_whatever_comes_over_a_link_is_right_or_named(name):
     """Said before anything else is looked at."""
-    others = dict.fromkeys(kind.id for kind in NODES[name].GET_SCHEMA().inputs)
-    with pytest.raises(ValueError, match=f"^{given} is {value}; it must be a finite number"):
-        NODES[name].execute(**others | {given: value})
+    inputs = NODES[name].GET_SCHEMA().inputs
+    sound = {"LATENT": latent(), "STRING": "", "COMBO": ""} | dict.fromkeys(
+        ("IMAGE", "MASK", "SIGMAS"), torch.ones(1)
+    )
+    others = {each.id: sound.get(each.io_type, getattr(each, "default", None)) for each in inputs}
+    for each in inputs:
+        beyond = [each.min - 1, each.max + 1, 2**5000] if each.io_type in ("INT", "FLOAT") else []
+        for value in (*WRONG.get(each.io_type, ()), *beyond):
+            if not (value is None and each.optional):
+                with pytest.raises(ValueError, match=rf"^{each.id}\b"):
+                    NODES[name].execute(**others | {each.id: value})
 
 
 def test_nan_from_the_model_names_the_first_step(shipped):
@@ -153,6 +176,9 @@ def test_nan_in_the_noise_of_another_node():
         ("sigmas: 5, -1", "-1"),
         ("steps: 5", "begins with 'steps'"),
         ("sigmas: 0", "at least two"),
+        ("sigmas: 1, 1e-40", r"sigmas\[1\] is .*e-41; the least above 0 is 1.2e-38"),
+        ("1_0, 5", "'1_0', which is not a finite number"),
+        ("٩", "'٩', which is not a finite number"),
     ],
 )
 def test_written_lists(text, words):
@@ -200,7 +226,7 @@ def test_a_stride_that_starts_low_says_so(steps, stride, denoise, words, caplog,
         out = DDIMStrideScheduler.execute(MODEL, steps, stride, denoise)
     query = {"steps": str(steps), "stride": stride, "denoise": str(denoise)}
     assert caplog.text.count("starts at timestep") == (1 if words else 0)
-    for text in (out.args[1], routes.picture(query).get("note", ""), caplog.text):
+    for text in (out.args[1], page.picture(query).get("note", ""), caplog.text):
         assert words in text and ("starts at" in text) == bool(words)
     assert torch.equal(DDIMCustomSchedule.execute(MODEL, out.args[1]).args[0], out.args[0])
     assert torch.equal(schedule.custom_sigmas(MODEL, f"# a remark\n{out.args[1]}"), out.args[0])
@@ -241,12 +267,12 @@ def test_the_text_of_a_stride_is_a_list_that_gives_it_back(stride):
 )
 def test_the_route_refuses_what_it_does_not_expect(query):
     with pytest.raises(ValueError):
-        routes.picture(query)
+        page.picture(query)
 
 
 def test_the_route_gives_the_nodes_own_stride():
     assert (
-        routes.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"]
+        page.picture({"steps": "7", "stride": "leading", "denoise": "1"})["timesteps"]
         == schedule.stride_sigmas(MODEL, 7, "leading")[1]
     )
 

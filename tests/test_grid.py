@@ -127,6 +127,7 @@ def test_the_limit_of_model_calls_is_checked_before_the_first():
     [
         (("eta", "0, 1.5", "steps", "8"), "across_values holds '1.5'; eta takes numbers from 0 to 1"),
         (("eta", "0, nan", "steps", "8"), "across_values holds 'nan'; eta takes numbers from 0 to 1"),
+        (("eta", "0", "steps", "1_0"), "down_values holds '1_0'; steps takes whole numbers from 1"),
         (("eta", "0", "steps", "8, 2.5"), "down_values holds '2.5'; steps takes whole numbers from 1"),
         (("eta", "0", "steps", "0"), "down_values holds '0'; steps takes whole numbers from 1 to 10000"),
         (("eta", "0", "steps", "8, 1001"), "eta 0, steps 1001: .* 1 to 1000 are allowed"),

@@ -12,8 +12,8 @@ import comfy.utils
 import folder_paths
 import pytest
 import torch
-from ddim_toolkit.host import routes, sampler, schedule
-from ddim_toolkit.host.model import alphas, model_sampling
+from ddim_toolkit.host import sampler, schedule
+from ddim_toolkit.host.model import alphas, model_sampling, rows_of
 from ddim_toolkit.nodes.sampling import DDIMKSampler
 from helpers import empty, encode
 
@@ -58,7 +58,7 @@ def test_noise_levels_find_their_rows_as_the_hosts_timestep_does(shipped):
     for model, above in ((shipped[0], 0), (analytic.model(ModelType.FLOW), 1)):  # flow's first row is t = 1
         sampling = model_sampling(model)
         sigmas = torch.cat([sampling.sigmas[[999, 500, 3]].cpu(), sampling.sigmas[20:22].mean()[None].cpu()])
-        found = torch.tensor(routes.rows(sampling.sigmas.cpu(), sigmas)) + above
+        found = torch.tensor(rows_of(sampling, sigmas.tolist())) + above
         assert found[:3].tolist() == pytest.approx(sampling.timestep(sigmas[:3]).tolist(), abs=1e-3)
         assert 20.4 < found[3] - above < 20.6
 

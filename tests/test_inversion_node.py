@@ -1,21 +1,17 @@
 """DDIMInversion and DDIMDemoPicture as nodes, on the shipped model and on pictures that it was not trained
 on."""
 
-import asyncio
-import json
-
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler as core
-from conftest import ROOT
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.demo.training import data
-from ddim_toolkit.host import inversion, schedule
-from ddim_toolkit.nodes import DDIMToolkit
+from ddim_toolkit.host import guiders, inversion, schedule
 from ddim_toolkit.nodes.demo import DDIMDemoPicture
 from ddim_toolkit.nodes.inversion import DDIMInversion
+from ddim_toolkit.runner import gallery
 from helpers import encode, rmse
 
 BOUND = {10: 1e-4, 20: 1e-4, 50: 1e-5}
@@ -62,7 +58,7 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
     positive = [[torch.cat([tensor for tensor, _ in captions]), captions[0][1]]]
     sigmas, _ = schedule.stride_sigmas(model, 10, "linspace")
     result = inversion.invert_latent(
-        inversion.cfg_guider(model, positive, encode(clip, ""), 1.0),
+        guiders.cfg_guider(model, positive, encode(clip, ""), 1.0),
         {"samples": vae.encode(images).detach()},
         sigmas,
         measure=True,
@@ -104,37 +100,6 @@ def test_unknown_demo_picture():
         DDIMDemoPicture.execute("nothing")
 
 
-def test_schema():
-    nodes = {
-        node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in asyncio.run(DDIMToolkit().get_node_list())
-    }
-    schema = nodes["DDIMInversion"]
-    assert [i.id for i in schema.inputs][:10] == [
-        "model",
-        "positive",
-        "negative",
-        "cfg",
-        "latent_image",
-        "sigmas",
-        "method",
-        "eta",
-        "tolerance",
-        "max_iterations",
-    ]
-    assert [o.display_name for o in schema.outputs] == [
-        "noise",
-        "latent",
-        "replay",
-        "report",
-        "state",
-        "refined_sigmas",
-    ]
-    for node in (schema, nodes["DDIMDemoPicture"]):
-        assert (
-            node.description and all(i.tooltip for i in node.inputs) and all(o.tooltip for o in node.outputs)
-        )
-
-
 def test_bad_input_is_named_before_work():
     model = analytic.model()
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
@@ -154,7 +119,7 @@ def test_bad_input_is_named_before_work():
 
 
 def test_example_names_pictures_and_nodes_that_exist():
-    workflow = json.loads((ROOT / "example_workflows" / "edit_a_picture.json").read_text(encoding="utf-8"))
+    workflow = gallery.read("Edit a picture")
     picked = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "DDIMDemoPicture"]
     assert picked and set(picked) <= set(pictures.NAMES)
     assert any(node["type"] == "DDIMInversion" for node in workflow["nodes"])

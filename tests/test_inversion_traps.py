@@ -12,10 +12,10 @@ from comfy_extras import nodes_apg, nodes_differential_diffusion, nodes_easycach
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import pictures
-from ddim_toolkit.host import inversion, latents, sampler, schedule, verdict
+from ddim_toolkit.host import guiders, inversion, latents, sampler, schedule, verdict
 from ddim_toolkit.host.replay import held_to_the_record
-from test_inversion import KINDS, found, guider, mixture, rmse, sample, sigmas_of
-from test_inversion_node import encode
+from helpers import KINDS, encode, rmse
+from test_inversion import found, guider, mixture, sample, sigmas_of
 
 EULER = comfy.samplers.sampler_object("euler")
 MASKS = {
@@ -58,12 +58,42 @@ def test_replay_under_a_soft_mask_from_any_noise(eta):
         assert rmse(sample(model, other, given, part, result.replay, mask), given) < 5e-5
 
 
+def test_a_mask_that_leaves_0_to_1_is_no_hard_one():
+    """As bicubic resizing leaves it: what lies beyond 0 and 1 mixes the picture in too."""
+    model, given = mixture()
+    sigmas, mask = sigmas_of(model, 10), torch.linspace(-0.02, 1.03, 8).expand(1, 1, 8, 8).round(decimals=2)
+    mask = mask.where((mask < 0) | (mask > 1), mask.round())
+    result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
+    back = rmse(sample(model, result.noise, given, sigmas, EULER, mask), given)
+    assert back < 1e-4 or "differences under the soft mask" in verdict.report(result, 1e-5, 0.0, "exact")
+
+
 def test_a_soft_mask_with_the_papers_method_is_reported():
     model, given = mixture()
     result = inversion.invert_latent(
         guider(model), {"samples": given, "noise_mask": MASKS["half"]}, sigmas_of(model, 10), method="ddim"
     )
-    assert "differences under the soft mask" in verdict.report(result, 1e-5, 0.0, "ddim")
+    text = verdict.report(result, 1e-5, 0.0, "ddim")
+    assert text.startswith("The picture may not come back: the noise under the soft mask is uncertain by")
+
+
+@pytest.mark.parametrize(
+    "kind, mask, said",
+    [
+        (ModelType.EPS, None, ""),
+        (ModelType.EPS, MASKS["ramp"], "state: it does not carry the noise mask"),
+        (ModelType.FLOW, None, "state: it is noise alone"),
+    ],
+)
+def test_a_state_that_does_not_return_the_picture_is_told(kind, mask, said):
+    model, given = mixture(kind)
+    sigmas = sigmas_of(model, 10)
+    result = inversion.invert_latent(guider(model), {"samples": given, "noise_mask": mask}, sigmas)
+    text = verdict.report(result, 1e-5, 0.0, "exact")
+    back = core.SamplerCustomAdvanced.execute(
+        core.Noise_EmptyNoise(), guider(model), EULER, sigmas, result.state
+    ).args[0]["samples"]
+    assert said in text and ("state:" in text) == (rmse(back, given) > 1e-3) == bool(said)
 
 
 def test_noise_is_not_taken_for_a_picture():
@@ -115,7 +145,7 @@ def test_the_state_is_what_a_sampler_hands_on():
     assert rmse(found(model, whole, sigmas[8:]).state["samples"], half) < 1e-4
 
 
-def guiders(model, *prompts):
+def gentle_guiders(model, *prompts):
     """Guidance as gentle as an exact inversion wants: at DualCFG 1.5 and 1.2, PerpNeg 1.2 and .5 a jump
     folds."""
     yield core.DualCFGGuider.execute(model, *prompts, 1.2, 1.1, "regular").args[0]
@@ -128,7 +158,7 @@ def test_other_guiders(shipped):
     model, clip, vae = shipped
     latent = {"samples": vae.encode(pictures.load(pictures.NAMES[0])).detach()}
     sigmas = schedule.stride_sigmas(model, 20, "linspace")[0]
-    for made in guiders(model, *(encode(clip, text) for text in (pictures.NAMES[0], "red heart", ""))):
+    for made in gentle_guiders(model, *(encode(clip, text) for text in (pictures.NAMES[0], "red heart", ""))):
         assert inversion.invert_latent(made, latent, sigmas, measure=True).round_trip < 1e-4
 
 
@@ -139,7 +169,7 @@ def test_guidance_with_a_momentum_is_noticed(shipped):
     texts = []
     for momentum in (0.0, -0.5):
         patched = nodes_apg.APG.execute(model, 1.0, 0.0, momentum).args[0]
-        made = inversion.cfg_guider(patched, *prompts, 1.5)
+        made = guiders.cfg_guider(patched, *prompts, 1.5)
         result = inversion.invert_latent(
             made, latent, schedule.stride_sigmas(model, 5, "linspace")[0], max_iterations=8
         )
@@ -148,11 +178,25 @@ def test_guidance_with_a_momentum_is_noticed(shipped):
     assert texts[1].startswith("The picture may not come back: the model, asked twice, answers otherwise")
 
 
+def test_noise_maps_with_a_momentum_are_not_called_exact(shipped):
+    """The replay asks in the other order, and the picture comes back otherwise."""
+    model, clip, vae = shipped
+    latent = {"samples": vae.encode(pictures.load(pictures.NAMES[0])).detach()}
+    patched = nodes_apg.APG.execute(model, 1.0, 0.0, -0.5).args[0]
+    made = guiders.cfg_guider(patched, encode(clip, pictures.NAMES[0]), encode(clip, ""), 3.0)
+    sigmas = schedule.stride_sigmas(model, 5, "linspace")[0]
+    result = inversion.invert_latent(made, latent, sigmas, eta=1.0, measure=True)
+    assert result.round_trip > 0.01
+    assert "comes back with visible differences" in verdict.report(result, 1e-5, 1.0, "exact")
+    result.round_trip = None
+    assert "should return the picture (not measured)" in verdict.report(result, 1e-5, 1.0, "exact")
+
+
 @pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
 def test_a_cache_is_refused_by_name(node):
     model, given = mixture()
     cached = getattr(nodes_easycache, node).execute(model, 0.2, 0.1, 0.9, False).args[0]
-    with pytest.raises(ValueError, match=f"model: {node[:-4]} takes answers over"):
+    with pytest.raises(ValueError, match=f"model: {node[:-4]} answers a call from those before it"):
         found(cached, given, sigmas_of(model, 5))
 
 
@@ -169,7 +213,7 @@ def test_keyframes_of_hooks_return_the_picture(shipped):
     hooks.set_keyframes_on_hooks(keyframes)
     positive = [[cond, options | {"hooks": hooks}] for cond, options in encode(clip, pictures.NAMES[0])]
     sigmas = schedule.stride_sigmas(model, 10, "linspace")[0]
-    made = inversion.cfg_guider(model, positive, encode(clip, ""), 1.0)
+    made = guiders.cfg_guider(model, positive, encode(clip, ""), 1.0)
     assert inversion.invert_latent(made, latent, sigmas, measure=True).round_trip < 1e-4
 
 
@@ -191,7 +235,7 @@ def test_latents_that_do_not_fit_are_named(latent, words):
 )
 def test_a_mask_that_holds_nothing_is_named(mask):
     model, given = mixture()
-    with pytest.raises(ValueError, match="latent_image: its noise_mask is empty, or holds NaN"):
+    with pytest.raises(ValueError, match="latent_image: its noise_mask (is empty|holds NaN)"):
         masked = {"samples": given, "noise_mask": mask}
         inversion.invert_latent(guider(model), masked, sigmas_of(model, 5))
     replay = found(model, given, sigmas_of(model, 5)).replay

@@ -15,6 +15,7 @@ from ddim_toolkit.host import measured, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule
+from helpers import encode, rmse
 from torch.utils._python_dispatch import TorchDispatchMode
 
 C = analytic.CONDITIONING
@@ -179,6 +180,37 @@ def test_measured_under_guidance_it_is_nearer_on_other_seeds(kind):
         if len(sigmas) == 9
     )
     assert error(measured.measured_sampler(recipe), sigmas) < 0.8 * best
+
+
+@torch.no_grad()
+def test_six_measured_calls_of_the_shipped_model_come_nearer_than_six_of_dpmpp_2m(shipped):
+    """As the example Measured draft draws them, on a seed that was not measured."""
+    model, clip, _ = shipped
+    positive, negative = encode(clip, "woman astronaut"), encode(clip, "")
+    latent = {"samples": torch.zeros(1, 4, 16, 16)}
+    sigmas, recipe, _ = probe.measured_schedule(
+        model,
+        [positive],
+        negative,
+        4.0,
+        latent,
+        6,
+        probe_steps=40,
+        images=2,
+        refine=1,
+        seed=1,
+        sampler_name="measured",
+    )
+
+    def end(used, sigmas):
+        return run(model, used, sigmas, positive, negative, 4.0, latent["samples"], seed=11)
+
+    def host(schedule, steps):
+        known = comfy.samplers.calculate_sigmas(model_sampling(model), schedule, steps)
+        return end(comfy.samplers.sampler_object("dpmpp_2m"), known)
+
+    fine = host("karras", 60)
+    assert rmse(end(measured.measured_sampler(recipe), sigmas), fine) < 0.75 * rmse(host("beta", 6), fine)
 
 
 def test_the_sampler_pickles():

@@ -196,7 +196,7 @@ def test_wrong_uses_are_named():
         "asks for picture 3, but the interpolation has the pictures 0 to 2": lambda: drawn(
             morph, empty(4, 4, 8, 8)
         ),
-        "latent_image: it holds NaN": lambda: DDIMNoiseFromLatent.execute(nan, "keep"),
+        "latent_image holds NaN": lambda: DDIMNoiseFromLatent.execute(nan, "keep"),
         "latent_image: a picture is all zeros": lambda: DDIMNoiseFromLatent.execute(
             empty(1, 4, 8, 8), "unit variance"
         ),

@@ -9,7 +9,7 @@ from comfy.model_base import ModelType
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.drawing import pen, schedules
-from ddim_toolkit.host import schedule, trajectory
+from ddim_toolkit.host import film_strip, schedule
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.pictures import DDIMSchedulePlot, DDIMTrajectory
 from ddim_toolkit.nodes.sampling import DDIMKSampler
@@ -115,7 +115,7 @@ def test_table_holds_the_textbook_jump():
     """alpha_bar .36 -> .64: a = .6 / .8, b = .8 - a .6."""
     sampling = model_sampling(analytic.model())
     levels = [math.sqrt(1 / 0.36 - 1), math.sqrt(1 / 0.64 - 1), 0.0]
-    first, last = rows_of(trajectory.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]))
+    first, last = rows_of(film_strip.table(sampling, levels, [1.0, 1.0, 1.0], 0.0, [1.0, 0.5]))
     assert list(map(float, first[3:])) == pytest.approx([0.36, levels[0], 0.75, 0.35, 0.0, 1.0], abs=1e-5)
     assert last[2] == "end" and list(map(float, last[5:])) == pytest.approx([0.0, 1.0, 0.0, 0.5])
 
@@ -129,5 +129,5 @@ def rows_of(table):
 
 def test_table_of_a_flow_model_is_in_its_own_frame():
     sampling = model_sampling(analytic.model(ModelType.FLOW))
-    first, _ = rows_of(trajectory.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]))
+    first, _ = rows_of(film_strip.table(sampling, [0.8, 0.4, 0.0], [0.2, 0.6, 1.0], 0.0, [1.0, 1.0]))
     assert list(map(float, first[3:])) == pytest.approx([0.04, 0.8, 0.5, 0.5, 0.0, 1.0], abs=1e-5)

@@ -42,12 +42,11 @@ def server(tmp_path_factory):
     """With previews, as on the page, and the cache of 0.3.75, which newer hosts want to be asked for: that of
     the last prompt alone. Memory that it frees goes back to the system at once, where its C library is glibc.
     """
-    comfyui = HERE
-    arguments = [*this_pack_alone(comfyui.folder), "--preview-method", "latent2rgb", "--cache-classic"]
+    arguments = [*this_pack_alone(HERE.folder), "--preview-method", "latent2rgb", "--cache-classic"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
             patch.setenv(name, "65536")
-        with Server(comfyui, tmp_path_factory.mktemp("output"), arguments) as running:
+        with Server(HERE, tmp_path_factory.mktemp("output"), arguments) as running:
             yield running
 
 
@@ -107,7 +106,8 @@ def during(server, graph, calls, act):
                 if data["node"] == "work" and data["value"] >= calls:
                     return
 
-    return asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # while the browser tests' page is open its loop holds this one
+        return thread.submit(asyncio.run, run()).result()
 
 
 def cancel(server, graph, calls):

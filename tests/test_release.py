@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import folder_paths
 import pytest
@@ -90,10 +91,11 @@ def test_links_lead_to_files(page):
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
     for target in targets:
         if not re.match(r"https?://|#", target):
-            assert (page.parent / target.partition("#")[0]).exists(), target
+            assert (page.parent / unquote(target.partition("#")[0])).exists(), target
 
 
 def test_the_readme_shows_every_example():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = unquote(text)
     for path in (ROOT / "example_workflows").glob("*.json"):
         assert f"example_workflows/{path.name}" in text and f"example_workflows/{path.stem}.jpg" in text

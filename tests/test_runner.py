@@ -174,6 +174,15 @@ def test_a_file_older_than_an_optional_input_leaves_it_at_its_default():
     assert to_prompt(workflow, INFO)["2"]["inputs"] == {"seed": 3, "mode": "b", "latent": ["1", 0]}
 
 
+def test_of_a_required_input_the_queue_is_told_the_default():
+    """ComfyUI 0.33 has appended `bypass` to LoraModelLoader."""
+    required = {"strength": ["FLOAT", {"default": 1.0}], "bypass": ["BOOLEAN", {"default": False}]}
+    prompt = to_prompt(
+        file(node(1, "Loader", None, [0.5]), links=[]), {"Loader": {"input": {"required": required}}}
+    )
+    assert prompt["1"]["inputs"] == {"strength": 0.5, "bypass": False}
+
+
 @pytest.mark.parametrize(
     "between", [node(3, "Reroute", 5), node(3, "Work", 5, [0, "fixed", "a", 0, ""], mode=4)]
 )

@@ -15,8 +15,6 @@ from ddim_toolkit.nodes.drafting import DDIMContactSheet, DDIMSeed
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
 from ddim_toolkit.runner.comfyui import RunError
-from ddim_toolkit.runner.server import Server
-from helpers import HERE
 from safetensors.torch import load
 
 from nodes import KSampler, LatentFromBatch
@@ -114,7 +112,7 @@ def test_bad_pictures():
         ({"samples": torch.full((8, 4, 2, 2), torch.nan)}, "latent_image holds NaN"),
         ({"samples": torch.zeros(0, 4, 2, 2)}, "latent_image is empty"),
         ({"noise_mask": torch.zeros(0, 1, 16, 16)}, "its noise_mask is empty"),
-        ({"noise_mask": torch.full((8, 1, 16, 16), torch.inf)}, "its noise_mask is empty, or holds NaN"),
+        ({"noise_mask": torch.full((8, 1, 16, 16), torch.inf)}, "its noise_mask holds NaN"),
     ],
 )
 def test_bad_latents(wrong, words):
@@ -129,7 +127,7 @@ def test_bad_labels_and_columns():
     for labels, count in (("a", 1), ("a\nb\nc\nd", 4)):
         with pytest.raises(ValueError, match=f"labels has {count} lines, but there are 3 pictures"):
             DDIMContactSheet.execute(pictures(3), "", 0, labels=labels)
-    with pytest.raises(ValueError, match="columns is -1; it must be 0 or more"):
+    with pytest.raises(ValueError, match="columns is -1; allowed are 0 to 64"):
         DDIMContactSheet.execute(pictures(3), "", -1)
 
 
@@ -255,13 +253,6 @@ def test_video_of_a_pick(final):
 
 
 # ---- in the queue
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    comfyui = HERE
-    with Server(comfyui, tmp_path_factory.mktemp("output")) as running:
-        yield running
 
 
 def draft_and_final(picks, seed=7):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.bench import analytic
-from ddim_toolkit.host import inversion, sampler, schedule, trajectory
+from ddim_toolkit.host import film_strip, guiders, sampler, schedule
 from ddim_toolkit.host.noise import batch_noise
 from diffusers import DDIMScheduler
 from helpers import KINDS
@@ -350,8 +350,8 @@ def test_sigmas_of_a_flow_model_are_noticed_on_others(kind, caplog):
     model = analytic.model(kind)
     sigmas, _ = schedule.stride_sigmas(analytic.model(ModelType.FLOW), 4, "trailing")
     run(model, sampler.ddim_sampler(), sigmas)
-    guider = inversion.cfg_guider(model, C, C, 1.0)
-    _, _, table = trajectory.film_strip(guider, 0, 0.0, {"samples": torch.zeros(1, 4, 8, 8)}, sigmas)
+    guider = guiders.cfg_guider(model, C, C, 1.0)
+    _, _, table = film_strip.record(guider, 0, 0.0, {"samples": torch.zeros(1, 4, 8, 8)}, sigmas)
     for text in (caplog.text, table):
         assert ("sigmas start at 1, where flow models start" in text) == (kind != ModelType.FLOW)
 

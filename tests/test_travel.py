@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, TESTS
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
-from ddim_toolkit.host import inversion, measured, noise, sampler, schedule
+from ddim_toolkit.host import guiders, inversion, measured, noise, sampler, schedule
 
 pytestmark = pytest.mark.server
 
@@ -47,7 +47,7 @@ def values(shipped):
     empty = clip.encode_from_tokens_scheduled(clip.tokenize(""))
     sigmas = schedule.stride_sigmas(model, 4, "linspace")[0]
     latent = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))}
-    guider = inversion.cfg_guider(model, empty, empty, 1.0)
+    guider = guiders.cfg_guider(model, empty, empty, 1.0)
     found = inversion.invert_latent(guider, latent, sigmas, eta=1.0)
     held = noise.HeldNoise.of(latent, 5)
     host = host_noise(3)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..multistep import Towards
 from .reference import Reference, Seen
 
 RIDGE = 1e-3  # of the newest slope's sum of squares: what the pictures do not tell stays DDIM's
@@ -58,7 +59,7 @@ class Features:
     """F along one run: pairs (tensor, factor), so that no pass over a tensor is spent on dividing by
     sigma."""
 
-    def __init__(self, sigmas, guidance: Guidance | None):
+    def __init__(self, sigmas: list[float], guidance: Guidance | None):
         self.sigmas, self.guidance = sigmas, guidance
         self.slopes, self.guidances, self.start = [], [], None
 
@@ -79,7 +80,7 @@ class Measured:
     def __init__(self, coefficients: Coefficients, guidance: Guidance | None = None):
         self.coefficients, self.guidance = coefficients, guidance
 
-    def begin(self, sigmas):
+    def begin(self, sigmas: list[float]) -> Towards:
         features = Features(sigmas, self.guidance if self.coefficients.guided else None)
 
         def towards(i, x, x0):
@@ -106,7 +107,12 @@ class Fit:
         self.weights: list[tuple[float, ...]] = []
         self.strayed: list[float] = []  # at each level, times what survives of it at sigma 0
 
-    def begin(self, sigmas):
+    @property
+    def straying(self) -> float:
+        """How far from the reference the run was on its way, a mean over the levels and sigma 0."""
+        return sum(self.strayed) / (len(self.strayed) + 1)
+
+    def begin(self, sigmas: list[float]) -> Towards:
         features = Features(sigmas, self.guidance)
 
         def towards(i, x, x0):
@@ -130,7 +136,7 @@ class Fit:
         return towards
 
 
-def ridge(square, product):
+def ridge(square: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
     """w from A'A (..., F, F) and A' of what DDIM's jump misses (..., F)."""
     towards_ddim = RIDGE * square[..., :1, :1] * torch.eye(square.shape[-1], dtype=square.dtype)
     weights = torch.linalg.solve(square + towards_ddim, product)

@@ -9,7 +9,8 @@ from math import exp, log, prod
 
 import torch
 
-Denoise = Callable[[torch.Tensor, float], torch.Tensor]  # (x, sigma) -> x0_hat, of x's shape
+from ..calls import Model
+
 Seen = Callable[[torch.Tensor], torch.Tensor]  # (B, ...) -> (B, E)
 
 GAUSS = ((-(0.6**0.5), 5 / 9), (0.0, 8 / 9), (0.6**0.5, 5 / 9))  # places in -1 .. 1, and weights
@@ -22,7 +23,7 @@ class Reference:
     the last level. On the CPU, float32; sigmas in float64.
     """
 
-    def __init__(self, sigmas, x, slopes):
+    def __init__(self, sigmas: list[float], x: list[torch.Tensor], slopes: list[torch.Tensor]):
         self.sigmas = torch.tensor(sigmas, dtype=torch.float64)
         self.x, self.slopes = torch.stack(x), torch.stack(slopes)
         self.end = self.x[-1] - sigmas[-1] * self.slopes[-1]
@@ -53,7 +54,7 @@ class Reference:
         return float(ends / spread)
 
 
-def reference_run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], seen: Seen) -> Reference:
+def reference_run(model: Model, x: torch.Tensor, sigmas: list[float], seen: Seen) -> Reference:
     """Run x down the levels sigmas (> 0), one model call each.
 
     The slope is a polynomial in log sigma through the last levels: two to predict x, then, with the new slope
@@ -61,7 +62,7 @@ def reference_run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], seen: 
     """
     states, recorded, slopes, guess = [], [], [], x
     for i, sigma in enumerate(sigmas):
-        slopes = [*slopes[-2:], (guess - denoise(guess, sigma)) / sigma]
+        slopes = [*slopes[-2:], (guess - model(guess, sigma)) / sigma]
         if i > 0:
             x = moved(x, slopes, sigmas[: i + 1], sigmas[i - 1], sigma)
         states.append(seen(x))
@@ -71,7 +72,9 @@ def reference_run(denoise: Denoise, x: torch.Tensor, sigmas: list[float], seen: 
     return Reference(sigmas, states, recorded)
 
 
-def moved(x, slopes, sigmas, start, stop):
+def moved(
+    x: torch.Tensor, slopes: list[torch.Tensor], sigmas: list[float], start: float, stop: float
+) -> torch.Tensor:
     """x after going from sigma start to stop, with slopes at the last of sigmas."""
     for slope, weight in zip(slopes, integrals(sigmas[-len(slopes) :], start, stop), strict=True):
         x = x + weight * slope

@@ -2,7 +2,8 @@
 the newest one.
 
 The newest frontend is the unpacked package in .comfyui/frontend (pip install --no-deps --target
-.comfyui/frontend comfyui-frontend-package). Screenshots go to .comfyui/screenshots.
+.comfyui/frontend comfyui-frontend-package). With --screenshots pictures of the page go to
+.comfyui/screenshots.
 """
 
 import shutil
@@ -50,12 +51,11 @@ def chromium():
 def servers(chromium, tmp_path_factory):
     """Starts a server with this pack alone and one of the two frontends, or gives the one that runs."""
     running = {}
-    comfyui = HERE
     with ExitStack() as stack:
 
         def serve(frontend):
             if frontend not in running:
-                arguments = this_pack_alone(comfyui.folder)
+                arguments = this_pack_alone(HERE.folder)
                 if frontend == "newest":
                     if not NEWEST.is_dir():
                         pytest.skip(
@@ -63,7 +63,7 @@ def servers(chromium, tmp_path_factory):
                         )
                     arguments = [*arguments, "--front-end-root", str(NEWEST)]
                 running[frontend] = stack.enter_context(
-                    Server(comfyui, tmp_path_factory.mktemp("output"), arguments)
+                    Server(HERE, tmp_path_factory.mktemp("output"), arguments)
                 )
             return running[frontend]
 
@@ -84,7 +84,9 @@ PAGES = [("shipped", "canvas"), ("shipped", "nodes2"), ("newest", "nodes2")]
 def page(request, chromium, servers):
     """The page, loaded once for each frontend and renderer."""
     frontend, renderer = request.param
-    desk = Desk(chromium, servers(frontend), renderer, SCREENSHOTS / "-".join(request.param))
+    screenshots = SCREENSHOTS / "-".join(request.param)
+    keep = request.config.getoption("--screenshots")
+    desk = Desk(chromium, servers(frontend), renderer, screenshots, keep)
     yield desk
     desk.close()
 

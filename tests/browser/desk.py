@@ -12,17 +12,19 @@ SETTINGS = {  # no dialogs, no network, nothing in front of the graph
     "Comfy.Workflow.Persist": False,
     "Comfy.UseNewMenu": "Top",
 }
+DRAWN = "for (let frame = 0; frame < 4; frame++) await new Promise(requestAnimationFrame);"
 FIND = "const find = title => app.graph.nodes.find(n => n.title === title || n.comfyClass === title);"
 
 
 class Desk:
     """One open page. Nodes are named by their title or type."""
 
-    def __init__(self, chromium, server, renderer, screenshots):
-        self.server, self.screenshots, self.nodes2 = server, screenshots, renderer == "nodes2"
+    def __init__(self, chromium, server, renderer, screenshots, keep):
+        self.server, self.nodes2 = server, renderer == "nodes2"
+        self.screenshots, self.keep_screenshots = screenshots, keep
         self.info = server.get("/object_info")
         self.set({**SETTINGS, "Comfy.VueNodes.Enabled": renderer == "nodes2"})
-        self.context = chromium.new_context(viewport={"width": 1600, "height": 1000})
+        self.context = chromium.new_context(viewport={"width": 1920, "height": 1080})
         self.context.route(lambda url: not url.startswith(server.url), lambda route: route.abort())
         self.page = self.context.new_page()
         self.page.set_default_timeout(10_000)
@@ -40,7 +42,8 @@ class Desk:
         )
         self.run(
             "window.ran = []; app.api.addEventListener('executing', e => e.detail &&"
-            " window.ran.push(String(e.detail.node ?? e.detail)))"
+            " window.ran.push(String(e.detail.node ?? e.detail))); window.succeeded = [];"
+            " app.api.addEventListener('execution_success', e => window.succeeded.push(e.detail.prompt_id))"
         )
 
     def close(self):
@@ -76,26 +79,25 @@ class Desk:
 
     def clear(self):
         self.complaints.clear()
-        self.load(
-            {
-                "last_node_id": 0,
-                "last_link_id": 0,
-                "nodes": [],
-                "links": [],
-                "groups": [],
-                "config": {},
-                "extra": {},
-                "version": 0.4,
-            }
-        )
+        empty = {name: [] for name in ("nodes", "links", "groups")} | {"config": {}, "extra": {}}
+        self._load(empty | {"last_node_id": 0, "last_link_id": 0, "version": 0.4})
+        self.run(DRAWN)
 
     def load(self, workflow):
+        self._load(workflow)
+        self.settle()
+
+    def _load(self, workflow):
         self.run(
             "await app.loadGraphData(it, true, true, app.extensionManager.workflow.activeWorkflow);"
             " window.ran.length = 0",
             workflow,
         )
-        self.page.wait_for_timeout(300)  # both renderers draw what was loaded
+
+    def settle(self):
+        """Let the parts see what has changed (js/watch.js looks every 200 ms), and both renderers draw it."""
+        self.page.wait_for_timeout(250)
+        self.run(DRAWN)
 
     def add(self, kind, **values):
         """A new node at the top left, scale 1, its widgets set."""
@@ -107,7 +109,7 @@ class Desk:
             app.canvas.setDirty(true, true)""",
             {"kind": kind, "values": values},
         )
-        self.page.wait_for_timeout(500)
+        self.settle()
 
     def value(self, title, name):
         return self.run("return find(it[0]).widgets.find(w => w.name === it[1]).value", [title, name])
@@ -160,6 +162,17 @@ class Desk:
             self.page.wait_for_timeout(100)
         return result
 
+    def still(self, script):
+        """The value of a script, once it has been the same five times."""
+        seen = []
+
+        def same():
+            seen.append(self.run(script))
+            return len(seen) >= 5 and all(each == seen[-1] for each in seen[-5:])
+
+        self.wait(same)
+        return seen[-1]
+
     def finished(self, action, prompts=1):
         """The history entries that an action on the page brings about, so many or more, once the queue is
         empty again."""
@@ -173,16 +186,19 @@ class Desk:
             idle = not queue["queue_running"] and not queue["queue_pending"]
             return new if len(new) >= prompts and idle else None
 
-        entries = list(self.wait(done, 90).values())
-        assert all(entry["status"]["status_str"] == "success" for entry in entries), entries
-        self.page.wait_for_timeout(300)  # the last messages reach the page
-        return entries
+        entries = self.wait(done, 90)
+        assert all(entry["status"]["status_str"] == "success" for entry in entries.values()), entries
+        self.wait(lambda: set(entries) <= set(self.run("return window.succeeded")))
+        self.settle()  # what follows from the last messages
+        return list(entries.values())
 
     def ran(self):
         """The ids of the nodes that the server said it executed since the last `finished` began."""
         return set(self.run("return window.ran"))
 
     def screenshot(self, name):
+        if not self.keep_screenshots:
+            return
         self.screenshots.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.screenshots / f"{name}.png")
 

@@ -1,18 +1,13 @@
 """Draft, pick, finish on the contact sheet, with the hands of a user."""
 
-import json
 from io import BytesIO
 
 import numpy
 import pytest
-from conftest import ROOT
+from ddim_toolkit.runner import gallery
 from PIL import Image
 
-EXAMPLES = ROOT / "example_workflows"
-DRAFT_OR_FINAL, DIAL_GRID = (
-    json.loads((EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
-    for name in ("draft_or_final", "dial_grid")
-)
+DRAFT_OR_FINAL, DIAL_GRID = (gallery.read(name) for name in ("Draft or final", "Dial grid"))
 SHEET, SEED = "DDIMContactSheet", "DDIMSeed"
 BATCH = 8
 

@@ -55,7 +55,7 @@ def test_real_sigmas_and_report(desk):
         "return find('DDIMInversion').widgets.find(w => w.name === 'report').element.textContent"
     )
     assert report == outputs[desk.id("PreviewAny")]["text"][0] and "\n" in report
-    assert desk.find(".ddim-report").is_visible()
+    desk.wait(lambda: desk.find(".ddim-report").is_visible())
     desk.run(
         "const node = find('DDIMInversion'); app.canvas.ds.scale = 1; app.canvas.ds.offset = [300 -"
         " node.pos[0], 200 - node.pos[1]]; app.canvas.setDirty(true, true)"

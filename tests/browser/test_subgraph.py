@@ -5,9 +5,10 @@ import json
 import pytest
 from blueprint import FILE, around, nested
 from conftest import ROOT
-from ddim_toolkit.runner.workflow import to_prompt
+from ddim_toolkit.runner.workflow import set_widget, to_prompt
 
 FILES = sorted((ROOT / "subgraphs").glob("*.json"))
+PROBE = {"probe_steps": 8, "probe_images": 1, "refine": 1}  # what is measured does not matter here
 BLUEPRINT = """
 const stores = document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia._s;
 try { return stores.get('subgraph').getBlueprint('SubgraphBlueprint.' + it) } catch { return null }
@@ -18,7 +19,12 @@ def dropped(desk, name, text=""):
     """The blueprint as the page's node list drops it, with what it needs around it."""
     [key] = [key for key, each in desk.server.get("/global_subgraphs").items() if each["name"] == name]
     blueprint = desk.wait(lambda: desk.run(BLUEPRINT, key))
-    desk.load(around(blueprint, text))
+    workflow = around(blueprint, text)
+    for node in workflow["definitions"]["subgraphs"][0]["nodes"]:
+        if node["type"] == "DDIMAdaptiveScheduler":
+            for widget, value in PROBE.items():
+                set_widget(workflow, f"10:{node['id']}", widget, value, desk.info)
+    desk.load(workflow)
     desk.screenshot(f"subgraph {name}")
     prompt = desk.prompt()
     assert "Cannot" not in str(prompt)

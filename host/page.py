@@ -4,6 +4,14 @@ gave, and the dials of a grid's pictures: as events and no `ui`, of which older 
 output of the run."""
 
 import sys
+from collections.abc import Mapping
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_execution.utils import get_executing_context
+
+from . import schedule
+from .model import model_sampling, rows_of, table
 
 PATH = "/ddim_toolkit/stride"
 TIMESTEPS = 1000  # of most models' tables; the page has no model before the first run
@@ -11,7 +19,7 @@ SIGMAS, CELLS = "ddim_toolkit.sigmas", "ddim_toolkit.cells"
 LONGEST_LIST = 8000  # characters; a request line is not longer
 
 
-def register():
+def register() -> None:
     """Add the route to the running server; without one (tests, scripts) there is nothing to do. Safe to call
     twice."""
     instance = server()
@@ -27,55 +35,45 @@ def register():
             return web.json_response({"error": str(error)}, status=400)
 
 
-def server():
+def server() -> object | None:
     """The host's PromptServer; None in tests and scripts."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-def tell(node_id, text):
-    """Show a line of text on a node of the page while it runs."""
-    if server() is not None:
-        server().send_progress_text(text, node_id)
+def tell(text: str) -> None:
+    """Show a line of text on the node that runs; without a running graph or a server nobody is there to see
+    it."""
+    running = get_executing_context()
+    if running is not None and server() is not None:
+        server().send_progress_text(text, running.node_id)
 
 
-def tell_sigmas(model, sigmas, note=""):
+def tell_sigmas(model: ModelPatcher, sigmas: torch.Tensor, note: str = "") -> None:
     """Show on the running node's stride strip the noise levels that it gave, at their places among the
     model's timesteps, with a note on them."""
-    from .model import model_sampling, table
+    sampling, levels = model_sampling(model), sigmas.tolist()
+    visited = rows_of(sampling, [level for level in levels if level > 0])
+    said = {"timesteps": visited, "total": len(table(sampling)), "note": note, "sigmas": levels}
+    send(SIGMAS, said)
 
-    levels, sigmas = table(model_sampling(model)), sigmas.detach().cpu()
-    said = {"timesteps": rows(levels, sigmas[sigmas > 0]), "total": len(levels), "note": note}
-    send(SIGMAS, said | {"sigmas": sigmas.tolist()})
 
-
-def tell_cells(dials):
+def tell_cells(dials: list[dict]) -> None:
     """Let the page know the dials of each picture of the running DDIM Dial Grid."""
     send(CELLS, {"cells": dials})
 
 
-def send(event, said):
+def send(event: str, said: dict) -> None:
     """Send to the page, with the id of the node that runs."""
-    from comfy_execution.utils import get_executing_context
-
     running = get_executing_context()
     if running is not None and server() is not None:
         server().send_sync(event, said | {"node": running.node_id}, server().client_id)
 
 
-def rows(levels, sigmas):
-    """Where noise levels above 0 lie in a model's table of them, low to high, in fractions of a row."""
-    import numpy
-
-    return numpy.interp(sigmas.log(), levels.log(), range(len(levels))).tolist()
-
-
-def picture(query):
+def picture(query: Mapping[str, str]) -> dict:
     """{"total", "timesteps"} for `steps`, `stride`, `denoise`, with a "note" on them where there is one, or
     for a written list `timesteps`; {"sigmas"} for a list of noise levels. Raises ValueError for what the
     nodes would refuse.
     """
-    from . import schedule
-
     if "timesteps" in query:
         text = query["timesteps"]
         if len(text) > LONGEST_LIST:
@@ -93,13 +91,13 @@ def picture(query):
     return {"total": TIMESTEPS, "timesteps": rows} | ({"note": note} if note else {})
 
 
-def whole(text):
+def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 7):
         raise ValueError(f"steps is {text[:20]!r}; it must be a whole number")
     return int(text)
 
 
-def fraction(text):
+def fraction(text: str) -> float:
     try:
         return float(text)
     except ValueError:

@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from math import sqrt
 
 import latent_preview
 import torch
+from comfy.samplers import KSAMPLER, CFGGuider
 
 from ..ddim.jump import coefficients
 from . import latents
-from .model import alphas, check_sigmas, model_sampling, of_flow
+from .latents import Latent
+from .model import ModelSampling, alphas, check_sigmas, model_sampling, of_flow
 from .noise import latent_noise
 from .sampler import ddim_sampler
 
@@ -19,7 +22,14 @@ WIDTHS = (
 )
 
 
-def film_strip(guider, seed, eta, latent, sigmas, sampler=None):
+def record(
+    guider: CFGGuider,
+    seed: int,
+    eta: float,
+    latent: Latent,
+    sigmas: torch.Tensor,
+    sampler: KSAMPLER | None = None,
+) -> tuple[Latent, Latent, str]:
     """(LATENT of x0_hat at every step, LATENT of the sample, table as text) for the first picture of a
     LATENT.
 
@@ -65,7 +75,9 @@ def film_strip(guider, seed, eta, latent, sigmas, sampler=None):
     )
 
 
-def table(sampling, levels, alpha, eta, norms):
+def table(
+    sampling: ModelSampling, levels: list[float], alpha: list[float], eta: float, norms: list[float]
+) -> str:
     """The numbers of every jump as a table in Markdown, its columns as wide in plain text.
 
     a, b and c are those of the textbooks, where alpha^2 = alpha_bar and the noise has sqrt(1 - alpha_bar);
@@ -97,6 +109,6 @@ def table(sampling, levels, alpha, eta, norms):
     return "\n".join(lines)
 
 
-def row(cells):
+def row(cells: Iterable[str]) -> str:
     """A row of the table: cells flush right in columns of WIDTHS."""
     return f"| {' | '.join(cell.rjust(width) for cell, width in zip(cells, WIDTHS.values(), strict=True))} |"
