@@ -178,7 +178,11 @@ export function sheetView({ toggle, finish, finishPicked, copyDials }) {
         }
       }
     }
-    count.textContent = picked ? `${picked} of ${drafts} picked` : drafts ? `${drafts} drafts` : "";
+    count.textContent = picked
+      ? `${picked} of ${drafts} picked`
+      : drafts
+        ? `${drafts} draft${drafts > 1 ? "s" : ""}`
+        : "";
     button.textContent = picked > 1 ? `Finish ${picked}` : "Finish";
     button.disabled = !picked;
   }
