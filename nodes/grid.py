@@ -23,7 +23,6 @@ class DDIMDialGrid(io.ComfyNode):
             display_name="DDIM Dial Grid",
             search_aliases=["xy plot", "grid", "compare settings", "eta", "plms"],
             advanced=["max_calls"],
-            has_intermediate_output=True,
             description=(
                 "One picture over two dials of DDIM KSampler: what each value does, side by side. Each is"
                 " the picture that DDIM KSampler gives with these dials."

@@ -16,6 +16,7 @@ class DDIMDraftLoRA(io.ComfyNode):
         return schema(
             node_id="DDIMDraftLoRA",
             display_name="DDIM Draft LoRA",
+            search_aliases=["distil", "train", "few-step LoRA", "LCM LoRA", "turbo"],
             is_experimental=True,
             description=(
                 "Makes your own model a draft model of a few calls: a LoRA learns to do in one DDIM jump,"

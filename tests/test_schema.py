@@ -62,10 +62,6 @@ def test_every_input_and_output_is_explained(name):
     assert all(info["output_tooltips"])
 
 
-def sends_ui(node):
-    return "ui=" in inspect.getsource(node.execute)
-
-
 def test_what_newer_hosts_know_is_told_them_and_older_ones_are_spared():
     """0.3.75 drops a node with a keyword that it does not know; a node gone would fail the snapshot."""
     known = {each.name for each in dataclasses.fields(io.Schema)}
@@ -73,8 +69,6 @@ def test_what_newer_hosts_know_is_told_them_and_older_ones_are_spared():
         schema, info = node.GET_SCHEMA(), node.GET_NODE_INFO_V1()
         if "search_aliases" in known:
             assert schema.search_aliases and info["search_aliases"] == schema.search_aliases
-        if "has_intermediate_output" in known:
-            assert schema.has_intermediate_output == (sends_ui(node) and not schema.is_output_node)
 
 
 @pytest.mark.skipif(
@@ -83,7 +77,7 @@ def test_what_newer_hosts_know_is_told_them_and_older_ones_are_spared():
 @pytest.mark.parametrize(
     "name, advanced",
     [
-        ("DDIMInversion", {"tolerance", "max_iterations", "noise_seed"}),
+        ("DDIMInversion", {"tolerance", "max_iterations", "noise_seed", "refine_sigmas"}),
         ("DDIMAdaptiveScheduler", {"criterion", "probe_steps", "probe_images", "refine"}),
         ("DDIMSampler", {"clip", "clip_range", "noise_device", "noise_seed"}),
         ("DDIMKSampler", set()),

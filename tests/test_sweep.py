@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
 from blueprint import FILE, around, nested
+from conftest import ROOT
 from ddim_toolkit.runner import gallery
 from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.sweep import __main__ as command_line
@@ -126,6 +129,23 @@ class TestPlan:
         built, _, outputs = plan.build(jobs[2])
         assert outputs == ["show"] and built["sheet"]["inputs"]["picks"] == "3"
 
+    def test_a_dial_of_a_workflow_with_a_contact_sheet(self, info):
+        plan = Plan(sheet_prompt(), info, [("eta", ["1", "1.0"]), ("draft.steps", ["3"])])
+        assert list(plan.draft_jobs([5])) == [Job("draft", 5, (("eta", 1.0), ("draft.steps", 3)))]
+
+    def test_the_commands_of_the_documents(self, info):
+        """Each one that names an example is taken as it stands, with all its dials."""
+        import run
+
+        text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/scaling.md"))
+        commands = re.findall(r'^    python run\.py (sweep "?example_workflows/.+)$', text, re.MULTILINE)
+        assert len(commands) >= 2
+        for command in commands:
+            given = run.parser().parse_args(shlex.split(command))
+            file = json.loads(given.workflow.read_text(encoding="utf-8"))
+            plan = Plan(file, info, given.set, given.seed_of)
+            assert len(list(plan.draft_jobs(given.seeds))) % len(given.seeds) == 0
+
     def test_a_page_file_is_changed_with_its_prompt(self, info):
         file = gallery.read("DDIM beside DPM++")
         plan = Plan(file, info, [("eta", ["1"])])
@@ -224,6 +244,29 @@ class TestResults:
         self.folder(tmp_path)
         with pytest.raises(ValueError, match="holds a sweep of another workflow"):
             Results(tmp_path, "other", ["eta"])
+
+    @pytest.mark.parametrize(
+        "file, content, said",
+        [
+            ("sweep.json", b'{"workf', r"another workflow.*sweep\.json"),
+            ("sweep.csv", b"\0\0\n1,2,3\n", r"sweep\.csv is damaged"),
+        ],
+    )
+    def test_a_damaged_folder_is_refused(self, tmp_path, file, content, said):
+        self.folder(tmp_path)
+        (tmp_path / file).write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            self.folder(tmp_path)
+        assert (tmp_path / file).read_bytes() == content
+
+    @pytest.mark.parametrize("old, new", [(b"2 of 2", b"2 of"), (b"draft,2", b"draft,"), (b"draft", b"\0\0")])
+    def test_a_damaged_row_does_not_count(self, tmp_path, old, new):
+        results = self.folder(tmp_path)
+        for job in JOBS:
+            results.add(job, *ANSWER)
+        before, mark, after = results.table.read_bytes().rpartition(old)
+        results.table.write_bytes(before + new + after)
+        assert self.folder(tmp_path).done() == {results.key(job) for job in JOBS[:2]}
 
     def test_two_sweeps_at_once_are_one_too_many(self, tmp_path):
         folder = tmp_path / "new" / "sweep"

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -27,6 +28,8 @@ class Sweep:
     def __init__(self, path, workflow):
         pytest.importorskip("ray", reason="Ray is not installed; run.py sweep installs it")
         self.folder, self.workflow = path / "sweep", path / "workflow.json"
+        self.private = path / "private"
+        self.private.mkdir()
         self.workflow.write_text(json.dumps(workflow))
 
     def start(self, *arguments):
@@ -38,6 +41,7 @@ class Sweep:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": str(self.private), "RAY_TMPDIR": tempfile.gettempdir()},
             # A test run in the background ignores Ctrl+C, and its children would too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
@@ -119,6 +123,7 @@ def test_a_seed_fails_a_worker_is_killed_ctrl_c_and_the_same_command_again(tmp_p
     sweep.wait_for(len(sweep.rows()) + 3, process)
     os.killpg(process.pid, signal.SIGINT)
     status, output = sweep.end(process)
+    assert not list(sweep.private.iterdir())
     assert status == 130 and "the same command goes on" in output
     failed, *first = sweep.rows()
     assert failed["seed"] == "0" and failed["error"] and not failed["file"]

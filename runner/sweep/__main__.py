@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,17 +28,20 @@ def main(options: dict) -> int:
     workflow = Path(options["workflow"])
     content = json.loads(workflow.read_text(encoding="utf-8"))
     address = options["ray"]
-    if (
-        not address
-    ):  # read when Ray is imported: this machine is then 127.0.0.1, and nothing else can reach it
+    if not address:
+        # Read when Ray is imported: this machine is then 127.0.0.1, and nothing else can reach it.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     from . import cluster
 
-    with cluster.remote(address) if address else cluster.local(options["workers"] or 1):
+    # What workers of this machine write: they are killed in the end, and cannot tidy up.
+    private = tempfile.TemporaryDirectory(prefix="ddim-toolkit-", ignore_cleanup_errors=True)
+    with private, cluster.remote(address) if address else cluster.local(options["workers"] or 1):
         accelerated = cluster.gpus()
         workers = options["workers"] or max(1, accelerated)
         print(f"Starting ComfyUI in {workers} worker{'s' if workers > 1 else ''} ...", flush=True)
         environment = {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
+        if not address:
+            environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), private.name)
         arguments = [] if accelerated else device_arguments(Path(sys.executable))
         crew = cluster.Crew(workers, Path(os.environ["COMFYUI_PATH"]), arguments, environment)
         with contextlib.ExitStack() as stack:

@@ -19,11 +19,8 @@ from .options import is_page_file
 DRAFT, FINAL = "draft", "final"
 SWITCH, SHEET = "DDIMDraftSwitch", "DDIMContactSheet"
 SEEDS = ("seed", "noise_seed")
-SOURCES = {
-    "LATENT",
-    "NOISE",
-    "IMAGE",
-}  # what a node gives whose seed changes the picture; not SIGMAS, SAMPLER
+# What a node gives whose seed changes the picture; not SIGMAS, SAMPLER.
+SOURCES = {"LATENT", "NOISE", "IMAGE"}
 SHOWN = "sweep"  # the node that saves what a contact sheet shows
 
 
@@ -73,9 +70,10 @@ class Plan:
             raise ValueError("no picture of this workflow depends on its seed")
         self.finished, self.finals = self.computed(FINAL)
         self.dials = {name: self.dial_widgets(name, drafted) for name, _ in dials}
+        # The written texts as numbers, each once: 1 and 1.0 are one.
         self.values = {
-            name: [self.value(name, text) for text in texts] for name, texts in dials
-        }  # the written texts as numbers
+            name: list(dict.fromkeys(self.value(name, text) for text in texts)) for name, texts in dials
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -178,7 +176,7 @@ class Plan:
         """The widgets of the drafts' nodes that a dial's name ("eta", "Draft.eta", "7.eta") means."""
         node_name, _, bare = name.rpartition(".")
         found, known = {}, set()
-        for node_id in drafted:
+        for node_id in (each for each in self.prompt if each in drafted):
             for each in self.prompt[node_id]["inputs"]:
                 widget = self.widget(node_id, each)
                 if widget and widget not in self.seeds:

@@ -26,34 +26,37 @@ class Results:
     def __init__(self, folder: Path, fingerprint: str, dials: list[str]):
         self.folder, self.table = folder, folder / TABLE
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"workflow": fingerprint}
-        if (folder / HEADER).is_file() and json.loads((folder / HEADER).read_text()) != header:
+        header = json.dumps({"workflow": fingerprint}).encode()
+        if (folder / HEADER).is_file() and (folder / HEADER).read_bytes() != header:
             raise ValueError(
-                f"{folder} holds a sweep of another workflow, or of an earlier state of this one. Name"
-                " another folder with --output."
+                f"{folder} holds a sweep of another workflow, or of an earlier state of this one (its"
+                f" {HEADER} says so). Name another folder with --output."
             )
         held, rows = self.read()
         self.dials = [*held, *(name for name in dials if name not in held)]
         self.rows = [row for row in rows if row["file"] and (folder / row["file"]).is_file()]
-        self.write(HEADER, json.dumps(header).encode())
-        self.write(TABLE, self.text([dict(zip(self.columns, self.columns, strict=True)), *self.rows]))
-
-    @property
-    def columns(self):
-        return ["stage", "seed", *self.dials, *BEHIND]
+        self.write(HEADER, header)
+        first = {name: name for name in columns(self.dials)}
+        self.write(TABLE, self.text([first, *self.rows]))
 
     def read(self):
-        """(dials, rows) of the table that is there; a row that was cut off is left out."""
-        if not self.table.is_file():
+        """(dials, rows) of the table that is there; a row that was cut off or damaged is left out."""
+        if not self.table.is_file() or not self.table.stat().st_size:
             return [], []
         with self.table.open(encoding="utf-8", errors="replace", newline="") as file:
-            reader = csv.DictReader(file)
-            dials = (reader.fieldnames or [])[2 : -len(BEHIND)]
-            return dials, [row for row in reader if None not in row and None not in row.values()]
+            reader = csv.DictReader(line.replace("\0", "") for line in file)
+            found = list(reader.fieldnames or [])
+            dials = found[2 : -len(BEHIND)]
+            if found != columns(dials):
+                raise ValueError(
+                    f"{self.table} is damaged: its first line does not name a sweep's columns. Mend it, or"
+                    " name another folder with --output."
+                )
+            return dials, [row for row in reader if is_whole(row)]
 
     def text(self, rows) -> bytes:
         written = io.StringIO(newline="")
-        csv.DictWriter(written, self.columns, restval="", lineterminator="\n").writerows(rows)
+        csv.DictWriter(written, columns(self.dials), restval="", lineterminator="\n").writerows(rows)
         return written.getvalue().encode()
 
     def write(self, name: str, content: bytes) -> None:
@@ -118,6 +121,20 @@ class Results:
 
     def key_of(self, row: dict) -> tuple:
         return row["stage"], row["seed"], *(row.get(dial, "") for dial in self.dials)
+
+
+def columns(dials: list[str]) -> list[str]:
+    return ["stage", "seed", *dials, *BEHIND]
+
+
+def is_whole(row: dict) -> bool:
+    """Whether a row is one of a picture, with all its columns."""
+    return (
+        None not in row
+        and None not in row.values()
+        and re.fullmatch(r"\d+(:\d+)?", row["seed"]) is not None
+        and re.fullmatch(r"\d+ of \d+", row["picture"]) is not None
+    )
 
 
 def name(job: Job, number: int, total: int) -> str:
