@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { withoutPicks } from "./contact_sheet.js";
 import {
   asOneStep,
   chain,
@@ -13,7 +14,6 @@ import {
   setWidget,
   SHEET,
   SWITCH,
-  widgetOf,
 } from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
@@ -81,11 +81,8 @@ app.registerExtension({
     },
   ],
   nodeCreated(node) {
-    if (node.comfyClass === SHEET) {
-      const picks = widgetOf(node, "picks");
-      picks.serializeValue = () => (queueingDraft ? "" : picks.value); // the widget and its marks stay
-    } else if (node.comfyClass === SWITCH) watch(node, () => switches().map(isOn).join(), showButtons);
-    else return;
+    if (![SWITCH, SHEET].includes(node.comfyClass)) return;
+    watch(node, () => switches().map(isOn).join(), showButtons);
     // after it took place
     for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },
@@ -99,7 +96,7 @@ app.registerExtension({
 const switches = () =>
   [...everyNode()]
     .filter(([, { comfyClass }]) => comfyClass === SWITCH)
-    .map(([, node, around]) => deciding(node, around, "use_final"))
+    .map(([, node, around]) => deciding(node, "use_final", around))
     .filter(Boolean);
 
 const isOn = ({ widget }) => widget.value;
@@ -155,7 +152,7 @@ async function queueDraft() {
   if (!nodesOf(SHEET).length && !switches().length) return saysNone();
   queueingDraft = true;
   try {
-    await withFreeSeeds(() => turned(false, queue));
+    await withFreeSeeds(() => withoutPicks(() => turned(false, queue)));
   } finally {
     queueingDraft = false;
   }

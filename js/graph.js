@@ -21,7 +21,9 @@ export function* everyNode(graph = rootGraph(), prefix = "", around = []) {
   }
 }
 
-export const idOf = (node) => [...everyNode()].find(([, each]) => each === node)?.[0];
+const entryOf = (node) => [...everyNode()].find(([, each]) => each === node);
+
+export const idOf = (node) => entryOf(node)?.[0];
 
 /** The nodes of one type. */
 export const nodesOf = (type) =>
@@ -43,13 +45,14 @@ export function linkedSlot(node, name) {
  * {node, widget} that decide an input of a node inside the subgraph nodes `around`: its own, or where a link
  * feeds it, a Primitive node's or the one on the face of the subgraph. Undefined where it is computed.
  */
-export function deciding(node, around, name) {
+export function deciding(node, name, around = entryOf(node)?.[2] ?? []) {
   const slot = linkedSlot(node, name);
   const widget = widgetOf(node, name);
   if (slot < 0) return widget && { node, widget };
   const link = node.graph.getLink(node.inputs[slot].link);
+  const face = around.at(-1);
   if (String(link?.origin_id) === SUBGRAPH_INPUT)
-    return deciding(around.at(-1), around.slice(0, -1), node.graph.inputs[link.origin_slot].name);
+    return face && deciding(face, node.graph.inputs[link.origin_slot].name, around.slice(0, -1));
   const from = node.getInputNode(slot);
   const [held] = (from?.type.startsWith("Primitive") && from.widgets) || [];
   return held && { node: from, widget: held };

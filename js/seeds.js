@@ -86,7 +86,7 @@ function finder() {
   const nodes = new Map([...everyNode()].map(([id, ...found]) => [id, found]));
   return ({ id, class_type, input }) => {
     const [node, around] = nodes.get(id) ?? [];
-    const place = node?.comfyClass === class_type && deciding(node, around, input);
+    const place = node?.comfyClass === class_type && deciding(node, input, around);
     if (!place) return;
     // a subgraph's face may show the seed without its control
     const control = controlOf(place.node, place.widget) ?? controlOf(node, widgetOf(node, input));

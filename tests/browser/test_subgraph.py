@@ -72,6 +72,7 @@ def test_a_draft_on_a_sheet_inside_is_finished(desk):
     try:
         draft = desk.page.locator(".ddim-cell")
         draft.wait_for()
+        desk.page.wait_for_timeout(500)  # Nodes 2.0 puts the parts in anew once
         desk.screenshot("sheet inside")
         [entry] = desk.finished(draft.get_by_role("button", name="Finish this one").click)
     finally:
