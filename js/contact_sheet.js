@@ -6,9 +6,9 @@ import {
   asOneStep,
   beginStep,
   chain,
+  deciding,
   endStep,
   idOf,
-  linkedSlot,
   nodesOf,
   notify,
   queue,
@@ -43,13 +43,26 @@ export async function finishAllPicked() {
   return picked.length > 0;
 }
 
+/** Do something while the sheets pick nothing; what is marked stays marked. */
+export async function withoutPicks(action) {
+  const before = [...sheets].map((sheet) => [sheet, sheet.picksNow()]);
+  before.forEach(([sheet]) => sheet.write(""));
+  try {
+    await action();
+  } finally {
+    before.forEach(([sheet, text]) => sheet.write(text));
+  }
+}
+
 function addSheet(node) {
-  const picks = widgetOf(node, "picks");
   const columns = widgetOf(node, "columns");
   const name = () => `${rootGraph().id}:${idOf(node)}`; // survives undo and tabs, which make new nodes
   const runs = () => runsOf(name());
   // the run whose picks the widget holds, and whose seeds the graph
   const loaded = () => (holder() === name() ? runs().find((run) => run === runs().loaded) : undefined);
+  // its widget, or one on a subgraph's face: undefined where the picks are computed
+  const picks = () => deciding(node, "picks");
+  const picksNow = () => picks()?.widget.value ?? "";
   const view = sheetView({
     toggle,
     finish: (run, number) => finish([[run, [number]]]),
@@ -79,12 +92,12 @@ function addSheet(node) {
   }
 
   function write(text) {
-    setWidget(node, picks, text);
-    seen = text;
+    const place = picks();
+    if (place) setWidget(place.node, place.widget, text);
+    seen = picksNow();
   }
 
-  const linkProblem = () =>
-    linkedSlot(node, "picks") >= 0 ? "picks comes from a link, which decides." : undefined;
+  const linkProblem = () => (picks() ? undefined : "picks comes from a link, which decides.");
 
   function finishPicked() {
     const picked = runs().filter((run) => run.picked.size);
@@ -117,10 +130,10 @@ function addSheet(node) {
 
   /** What the user typed, or undo brought back: picks of the run whose seeds the graph has. */
   function read() {
-    seen = picks.value;
+    seen = picksNow();
     const former = runs().loaded;
     const run = runs().find((each) => untouched(each.prompt));
-    const numbers = (picks.value.match(/\d+/g) ?? []).map(Number);
+    const numbers = (seen.match(/\d+/g) ?? []).map(Number);
     if (former && former !== run) former.picked.clear();
     if (run) run.picked = new Set(numbers.filter((number) => number >= 1 && number <= run.pictures.length));
     if (!numbers.length) release(name());
@@ -128,7 +141,7 @@ function addSheet(node) {
   }
 
   // after Run, too, what was picked is finished
-  picks.afterQueued = () => {
+  widgetOf(node, "picks").afterQueued = () => {
     const run = loaded();
     if (!run) return;
     run.picked.clear();
@@ -137,13 +150,13 @@ function addSheet(node) {
 
   const look = watch(
     node,
-    () => `${picks.value} ${columns.value} ${name()} ${runs().version}`,
+    () => `${picksNow()} ${columns.value} ${name()} ${runs().version}`,
     () => {
-      if (picks.value !== seen) read();
+      if (picksNow() !== seen) read();
       view.show(runs(), columns.value);
     },
   );
-  const sheet = { look, runs, finishPicked };
+  const sheet = { look, runs, finishPicked, write, picksNow };
   chain(node, "onAdded", () => sheets.add(sheet));
   chain(node, "onRemoved", () => sheets.delete(sheet));
   addPart(node, "contact_sheet", view.element, HEIGHT, true);

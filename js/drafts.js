@@ -2,17 +2,18 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { withoutPicks } from "./contact_sheet.js";
 import {
   asOneStep,
   chain,
-  decidingWidget,
+  deciding,
+  everyNode,
   nodesOf,
   notify,
   queue,
   setWidget,
   SHEET,
   SWITCH,
-  widgetOf,
 } from "./graph.js";
 import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
@@ -81,11 +82,7 @@ app.registerExtension({
   ],
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
-    // what the queue gets of a draft; the file keeps the widget
-    const name = node.comfyClass === SWITCH ? "use_final" : "picks";
-    const widget = widgetOf(node, name);
-    widget.serializeValue = () => (queueingDraft ? (node.comfyClass === SWITCH ? false : "") : widget.value);
-    watch(node, () => String(decidingWidget(node, name).value), showButtons);
+    watch(node, () => switches().map(isOn).join(), showButtons);
     // after it took place
     for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },
@@ -95,10 +92,19 @@ app.registerExtension({
   },
 });
 
+/** {node, widget} that turn the switches of the graph. */
+const switches = () =>
+  [...everyNode()]
+    .filter(([, { comfyClass }]) => comfyClass === SWITCH)
+    .map(([, node, around]) => deciding(node, "use_final", around))
+    .filter(Boolean);
+
+const isOn = ({ widget }) => widget.value;
+
 /** The top bar's buttons are only there for graphs with drafts (ddim.css); the active one says so. */
 function showButtons() {
-  const found = nodesOf(SWITCH);
-  const finals = found.filter((node) => decidingWidget(node, "use_final").value).length;
+  const found = switches();
+  const finals = found.filter(isOn).length;
   document.body.classList.toggle("ddim-has-switch", found.length > 0);
   document.body.classList.toggle("ddim-has-drafts", found.length + nodesOf(SHEET).length > 0);
   for (const [name, active] of [
@@ -110,48 +116,43 @@ function showButtons() {
   }
 }
 
-/** [node, widget] of every switch of the graph. Says so where there is none. */
-function switches() {
-  const found = nodesOf(SWITCH);
-  if (!found.length) notify("warn", "No draft switch", "This graph has no DDIM Draft Switch.");
-  return found.map((node) => [node, decidingWidget(node, "use_final")]);
-}
+const saysNone = () => notify("warn", "No draft switch", "No DDIM Draft Switch can be turned in this graph.");
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
 async function turnAll(useFinal) {
+  if (!switches().length) return saysNone();
   await remembering;
   asOneStep(() => {
     release(HOLDER);
     if (useFinal && lastDraft && untouched(lastDraft.prompt, afterQueueing))
       hold(HOLDER, lastDraft.prompt, lastDraft.id, false);
-    switches().forEach(([node, widget]) => setWidget(node, widget, useFinal));
+    switches().forEach(({ node, widget }) => setWidget(node, widget, useFinal));
   });
   showButtons();
 }
 
 /** Do something while every switch says so, then turn them back. */
 export async function turned(useFinal, action) {
-  const before = nodesOf(SWITCH).map((node) => [node, decidingWidget(node, "use_final")]);
-  const values = before.map(([, widget]) => widget.value);
-  before.forEach(([node, widget]) => setWidget(node, widget, useFinal));
+  const before = switches().map((each) => [each, isOn(each)]);
+  before.forEach(([{ node, widget }]) => setWidget(node, widget, useFinal));
   try {
     await action();
   } finally {
-    before.forEach(([node, widget], i) => setWidget(node, widget, values[i]));
+    before.forEach(([{ node, widget }, value]) => setWidget(node, widget, value));
   }
 }
 
 /** Finals if any switch stands on draft, otherwise drafts. */
 function flip() {
-  return turnAll(switches().some(([, widget]) => !widget.value));
+  return turnAll(!switches().every(isOn));
 }
 
 async function queueDraft() {
   if (queueingDraft) return;
-  if (!nodesOf(SHEET).length && !switches().length) return;
+  if (!nodesOf(SHEET).length && !switches().length) return saysNone();
   queueingDraft = true;
   try {
-    await withFreeSeeds(queue);
+    await withFreeSeeds(() => withoutPicks(() => turned(false, queue)));
   } finally {
     queueingDraft = false;
   }

@@ -4,7 +4,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { finishAllPicked } from "./contact_sheet.js";
 import { turned } from "./drafts.js";
-import { beginStep, endStep, everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "./graph.js";
+import { everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "./graph.js";
 import { behind, recordOf, withSeeds } from "./seeds.js";
 import { watch } from "./watch.js";
 
@@ -99,20 +99,12 @@ async function finish(node) {
   const record = run && (await recordOf(run.prompt));
   if (!record) return notify("warn", "No record of that draft", "The server's history no longer holds it.");
   const number = run.images.length > 1 && node.imageIndex != null ? node.imageIndex : undefined;
-  beginStep();
-  try {
-    const problem = await withSeeds(record.prompt, run.id, () =>
-      turned(true, () => (number === undefined ? queue() : queueOne(number))),
-    );
-    if (problem) return notify("warn", "Nothing was queued", problem);
-    notify(
-      "info",
-      "Finishing",
-      number === undefined ? "Its final is queued." : `Picture ${number + 1} is queued.`,
-    );
-  } finally {
-    endStep();
-  }
+  const problem = await withSeeds(record.prompt, run.id, () =>
+    turned(true, () => (number === undefined ? queue() : queueOne(number))),
+  );
+  if (problem) return notify("warn", "Nothing was queued", problem);
+  const what = number === undefined ? "Its final" : `Picture ${number + 1}`;
+  notify("info", "Finishing", `${what} is queued.`);
 }
 
 /**

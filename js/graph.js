@@ -21,7 +21,9 @@ export function* everyNode(graph = rootGraph(), prefix = "", around = []) {
   }
 }
 
-export const idOf = (node) => [...everyNode()].find(([, each]) => each === node)?.[0];
+const entryOf = (node) => [...everyNode()].find(([, each]) => each === node);
+
+export const idOf = (node) => entryOf(node)?.[0];
 
 /** The nodes of one type. */
 export const nodesOf = (type) =>
@@ -40,16 +42,20 @@ export function linkedSlot(node, name) {
 }
 
 /**
- * The widget that decides an input: the node's own, or, where newer pages show it on the face of the subgraph
- * around the node, the one there.
+ * {node, widget} that decide an input of a node inside the subgraph nodes `around`: its own, or where a link
+ * feeds it, a Primitive node's or the one on the face of the subgraph. Undefined where it is computed.
  */
-export function decidingWidget(node, name) {
+export function deciding(node, name, around = entryOf(node)?.[2] ?? []) {
   const slot = linkedSlot(node, name);
-  const link = slot >= 0 ? node.graph.getLink?.(node.inputs[slot].link) : undefined;
-  const input =
-    String(link?.origin_id) === SUBGRAPH_INPUT ? node.graph.inputs?.[link.origin_slot] : undefined;
-  const [, host] = [...everyNode()].find(([, each]) => input && each.subgraph === node.graph) ?? [];
-  return (host && widgetOf(host, input.name)) ?? widgetOf(node, name);
+  const widget = widgetOf(node, name);
+  if (slot < 0) return widget && { node, widget };
+  const link = node.graph.getLink(node.inputs[slot].link);
+  const face = around.at(-1);
+  if (String(link?.origin_id) === SUBGRAPH_INPUT)
+    return face && deciding(face, node.graph.inputs[link.origin_slot].name, around.slice(0, -1));
+  const from = node.getInputNode(slot);
+  const [held] = (from?.type.startsWith("Primitive") && from.widgets) || [];
+  return held && { node: from, widget: held };
 }
 
 /** Set a widget as a user would, so that the node, both renderers and other packs hear of it. */

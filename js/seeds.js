@@ -2,10 +2,20 @@
 // other widgets at those values until its final is queued.
 
 import { api } from "../../scripts/api.js";
-import { asOneStep, everyNode, idOf, linkedSlot, rootGraph, setWidget, SWITCH, widgetOf } from "./graph.js";
+import {
+  asOneStep,
+  beginStep,
+  deciding,
+  endStep,
+  everyNode,
+  idOf,
+  rootGraph,
+  setWidget,
+  SWITCH,
+  widgetOf,
+} from "./graph.js";
 
 const SEED = /(^|_)seed$/;
-const SUBGRAPH_INPUT = -10; // the host's id of a subgraph's input side
 const records = new Map(); // promises of them, by prompt id
 const KEPT = 200;
 
@@ -68,34 +78,19 @@ function follow(prompt, id, name) {
 const isControl = (widget) =>
   ["fixed", "randomize"].every((mode) => widget?.options?.values?.includes?.(mode));
 
-export const controlOf = (node, widget) =>
+const controlOf = (node, widget) =>
   [...(widget.linkedWidgets ?? []), node.widgets[node.widgets.indexOf(widget) + 1]].find(isControl);
-
-/**
- * {node, widget, control} that hold a node's input: a Primitive node's where one feeds it, a subgraph node's
- * where it is promoted. Undefined where nothing does.
- */
-function locate(node, around, name) {
-  const widget = widgetOf(node, name);
-  const control = widget && controlOf(node, widget);
-  const slot = linkedSlot(node, name);
-  if (slot < 0) return widget && { node, widget, control };
-  const link = node.graph.getLink(node.inputs[slot].link);
-  if (link?.origin_id === SUBGRAPH_INPUT && around.length) {
-    const outer = locate(around.at(-1), around.slice(0, -1), around.at(-1).inputs[link.origin_slot].name);
-    return outer && { ...outer, control: outer.control ?? control };
-  }
-  const from = node.getInputNode(slot);
-  const held = from?.widgets?.[0];
-  return held && { node: from, widget: held, control: controlOf(from, held) };
-}
 
 /** A function that gives the place of {id, class_type, input} in the graph as it is now. */
 function finder() {
-  const nodes = new Map([...everyNode()].map(([id, node, around]) => [id, { node, around }]));
+  const nodes = new Map([...everyNode()].map(([id, ...found]) => [id, found]));
   return ({ id, class_type, input }) => {
-    const found = nodes.get(id);
-    return found?.node.comfyClass === class_type ? locate(found.node, found.around, input) : undefined;
+    const [node, around] = nodes.get(id) ?? [];
+    const place = node?.comfyClass === class_type && deciding(node, input, around);
+    if (!place) return;
+    // a subgraph's face may show the seed without its control
+    const control = controlOf(place.node, place.widget) ?? controlOf(node, widgetOf(node, input));
+    return { ...place, control };
   };
 }
 
@@ -218,11 +213,13 @@ export async function withSeeds(prompt, id, action) {
 /** Do something while no seed is held, then hold what was held before. */
 export async function withFreeSeeds(action) {
   const former = current();
+  beginStep();
   release();
   try {
     await action();
   } finally {
     release();
     if (former) hold(former.owner, former.prompt, former.id, former.whole);
+    endStep();
   }
 }

@@ -61,7 +61,7 @@ export function sheetView({ toggle, finish, finishPicked, copyDials }) {
   /** As asked, else what makes the newest run's pictures largest with all of them in view. */
   function columnsOf(run, newest, asked) {
     const wanted = asked || run.columns;
-    if (wanted) return wanted;
+    if (wanted > 0) return wanted;
     const { clientWidth: width, clientHeight: height } = scroll;
     const total = newest.pictures.length;
     const ratio = newest.size[1] / newest.size[0];
@@ -178,7 +178,11 @@ export function sheetView({ toggle, finish, finishPicked, copyDials }) {
         }
       }
     }
-    count.textContent = picked ? `${picked} of ${drafts} picked` : drafts ? `${drafts} drafts` : "";
+    count.textContent = picked
+      ? `${picked} of ${drafts} picked`
+      : drafts
+        ? `${drafts} draft${drafts > 1 ? "s" : ""}`
+        : "";
     button.textContent = picked > 1 ? `Finish ${picked}` : "Finish";
     button.disabled = !picked;
   }

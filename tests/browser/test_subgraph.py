@@ -31,6 +31,8 @@ def dropped(desk, name, text=""):
     return prompt, {node["class_type"]: (key, node["inputs"]) for key, node in prompt.items()}
 
 
+SET = """const w = app.graph.nodes.find(n => n.id == 10).widgets.find(w =>
+w.name.replace(/^\\d+: /, '') === it[0]); w.value = it[1]; w.callback?.(it[1])"""
 FACE = """return app.graph.nodes.find(n => n.id == 10).widgets.map(w => w.name.replace(/^\\d+: /, ''))"""
 
 
@@ -49,6 +51,35 @@ def test_draft_and_final(desk):
     assert draft[0] in desk.ran() and final[0] not in desk.ran()
     desk.command("DDIMToolkit.Finals")
     assert desk.prompt()[switch[0]]["inputs"]["use_final"] is True
+    [entry] = desk.finished(lambda: desk.command("DDIMToolkit.QueueDraft"))
+    assert entry["prompt"][2][switch[0]]["inputs"]["use_final"] is False
+    assert desk.prompt()[switch[0]]["inputs"]["use_final"] is True
+
+
+def test_a_draft_on_a_sheet_inside_is_finished(desk):
+    """The seed on the face of the subgraph is that of the draft while its final is queued."""
+    _, kinds = dropped(desk, "Contact sheet", f"cat {desk.screenshots.name}")
+    (sheet, _), (seed, _) = kinds["DDIMContactSheet"], kinds["DDIMSeed"]
+    desk.run(SET, ["seed", 21])
+    desk.finished(lambda: desk.run("await app.queuePrompt(0, 1)"))
+    desk.run(SET, ["seed", 22])
+    desk.run(
+        """app.canvas.setGraph(app.graph.nodes.find(n => n.id == 10).subgraph);
+        const node = app.canvas.graph.nodes.find(n => n.comfyClass === 'DDIMContactSheet');
+        app.canvas.ds.scale = 0.8; app.canvas.ds.offset = [300 - node.pos[0], 160 - node.pos[1]];
+        app.canvas.setDirty(true, true)"""
+    )
+    try:
+        draft = desk.page.locator(".ddim-cell")
+        draft.wait_for()
+        desk.page.wait_for_timeout(500)  # Nodes 2.0 puts the parts in anew once
+        desk.screenshot("sheet inside")
+        [entry] = desk.finished(draft.get_by_role("button", name="Finish this one").click)
+    finally:
+        desk.run("app.canvas.setGraph(app.graph)")
+    queued = entry["prompt"][2]
+    assert (queued[sheet]["inputs"]["picks"], queued[seed]["inputs"]["seed"]) == ("1", 21)
+    assert desk.prompt()[seed]["inputs"]["seed"] == 22
 
 
 RUNS = {
@@ -63,12 +94,8 @@ def test_others_run(desk, name):
     kind, values = RUNS[name]
     dropped(desk, name)
     assert set(values) <= set(desk.run(FACE))
-    for widget, value in values.items():
-        desk.run(
-            "const w = app.graph.nodes.find(n => n.id == 10).widgets.find(w =>"
-            " w.name.replace(/^\\d+: /, '') === it[0]); w.value = it[1]; w.callback?.(it[1])",
-            [widget, value],
-        )
+    for given in values.items():
+        desk.run(SET, given)
     given = [value for node in desk.prompt().values() for value in node["inputs"].values()]
     for value in values.values():
         assert value in given
