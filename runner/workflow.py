@@ -80,6 +80,12 @@ def widget_names(info: dict) -> tuple[list, int]:
     return names, needed
 
 
+def widget_defaults(info: dict) -> list:
+    """The widget values of a node that has just been added, in the order of `widget_names`."""
+    options = {name: options for name, (_, options) in declared_inputs(info)}
+    return ["fixed" if name is None else options[name].get("default") for name in widget_names(info)[0]]
+
+
 def widget_place(graph: Graph, node_id: str, name: str, object_info: dict):
     """(node of the file, index in its widgets_values) where a widget's value stands: that of a node that
     stands for a subgraph may stand in the first node inside that it feeds. None if it is no widget."""
@@ -110,7 +116,10 @@ def set_widget(workflow: dict, node_id: str, name: str, value, object_info: dict
     names, _ = widget_names(object_info[node["type"]])
     index = names.index(name)
     target, place = widget_behind(graph, node_id, name, object_info)
-    target["widgets_values"][place] = value
+    values = target.setdefault("widgets_values", [])
+    if place >= len(values):  # a file older than the input: those before it keep their defaults
+        values += widget_defaults(object_info[target["type"]])[len(values) : place + 1]
+    values[place] = value
     if names[index + 1 : index + 2] == [None] and len(node["widgets_values"]) > index + 1:
         node["widgets_values"][index + 1] = "fixed"
     feeding, _ = graph.links.get((scope_of(node_id), input_slot(node, name).get("link")), (None, 0))

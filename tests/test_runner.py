@@ -10,7 +10,7 @@ from conftest import ROOT
 from ddim_toolkit.runner import comfyui, install
 from ddim_toolkit.runner.comfyui import RunError
 from ddim_toolkit.runner.install import Step
-from ddim_toolkit.runner.workflow import to_prompt
+from ddim_toolkit.runner.workflow import set_widget, to_prompt
 
 COMFYUI = Path(folder_paths.__file__).parent
 
@@ -181,6 +181,14 @@ def test_of_a_required_input_the_queue_is_told_the_default():
         file(node(1, "Loader", None, [0.5]), links=[]), {"Loader": {"input": {"required": required}}}
     )
     assert prompt["1"]["inputs"] == {"strength": 0.5, "bypass": False}
+
+
+def test_an_input_newer_than_the_file_is_written_with_the_defaults_before_it():
+    optional = {"eta_start": ["FLOAT", {"default": 0.0}], "eta_end": ["FLOAT", {"default": 1.0}]}
+    info = {"Sampler": {"input": {"required": {"eta": ["FLOAT", {}]}, "optional": optional}}}
+    workflow = file(node(1, "Sampler", None, [0.3]), links=[])
+    set_widget(workflow, "1", "eta_end", 0.5, info)
+    assert to_prompt(workflow, info)["1"]["inputs"] == {"eta": 0.3, "eta_start": 0.0, "eta_end": 0.5}
 
 
 @pytest.mark.parametrize(
