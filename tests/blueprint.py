@@ -91,7 +91,12 @@ def nested(workflow):
     [inner] = workflow["definitions"]["subgraphs"]
     ends = {
         place: [
-            {"id": f"{place}-{i:04}", "name": each["name"], "type": each["type"], "linkIds": [i]}
+            {
+                "id": f"00000000-0000-4000-9000-{i:012}",
+                "name": each["name"],
+                "type": each["type"],
+                "linkIds": [i],
+            }
             for i, each in enumerate(inner[place], first)
         ]
         for place, first in (("inputs", 1), ("outputs", 50))

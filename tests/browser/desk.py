@@ -81,7 +81,7 @@ class Desk:
         self.complaints.clear()
         empty = {name: [] for name in ("nodes", "links", "groups")} | {"config": {}, "extra": {}}
         self._load(empty | {"last_node_id": 0, "last_link_id": 0, "version": 0.4})
-        self.run(DRAWN)
+        self.run("app.extensionManager.toast.removeAll?.();" + DRAWN)  # they may lie over a button
 
     def load(self, workflow):
         self._load(workflow)
