@@ -8,6 +8,8 @@ outside. Calls are those of one picture, averaged; where cfg is not 1 each count
 import json
 from pathlib import Path
 
+from ._table import table
+
 HERE = Path(__file__).parent
 STEPS, BATCH, SIZE = 16, 4, 128
 CHANGED = 0.1  # difference of a channel above which a pixel counts as changed, and its neighbours with it
@@ -33,12 +35,9 @@ def main(folder):
                 collected.setdefault(name, []).append(values)
         rows = [mean(name, values) for name, values in collected.items()]
         (folder / "edits.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    lines = ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
     return "\n".join(
         [
-            "| " + " | ".join(rows[0]) + " |",
-            "|" + "---|" * len(rows[0]),
-            *lines,
+            *table(rows),
             "",
             f"{len(captions)} pairs, {STEPS} steps of stride linspace. {__doc__.split('.', 1)[1].strip()}",
         ]

@@ -3,6 +3,8 @@
 
 import json
 
+from ._table import table
+
 CFG, STEPS, FINER, TOLERANCE = 4.0, 20, 12, 1e-5
 
 
@@ -35,13 +37,4 @@ def main(folder):
             }
         rows.append(row)
         (folder / "folds.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    lines = ["| " + " | ".join(map(str, row.values())) + " |" for row in rows]
-    return "\n".join(
-        [
-            "| " + " | ".join(rows[0]) + " |",
-            "|" + "---|" * len(rows[0]),
-            *lines,
-            "",
-            f"Up to {FINER} levels inserted.",
-        ]
-    )
+    return "\n".join([*table(rows), "", f"Up to {FINER} levels inserted."])

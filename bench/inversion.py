@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+from ._table import table
+
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = (10, 20, 50)
 PICTURES = 10  # on the shipped model: all that come with it
@@ -38,13 +40,9 @@ def main(folder):
 
     rows = [row(name, steps, *case) for name, case in cases.items() for steps in STEPS]
     (folder / "inversion.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    head = list(rows[0])
-    lines = ["| " + " | ".join(map(show, each.values())) + " |" for each in rows]
     return "\n".join(
         [
-            "| " + " | ".join(head) + " |",
-            "|" + "---|" * len(head),
-            *lines,
+            *table(rows, show),
             "",
             (
                 "RMSE of the worst picture, in the latent as the model sees it. `ddim` and the noise maps"

@@ -82,7 +82,7 @@ app.registerExtension({
   ],
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
-    watch(node, () => switches().map(isOn).join(), showButtons);
+    if (node.comfyClass === SWITCH) watch(node, () => switches().map(isOn).join(), showButtons);
     // after it took place
     for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
   },

@@ -42,17 +42,19 @@ export function linkedSlot(node, name) {
 }
 
 /**
- * {node, widget} that decide an input of a node inside the subgraph nodes `around`: its own, or where a link
+ * {node, widget} that decide an input of a node, inside the subgraph nodes `around`: its own, or where a link
  * feeds it, a Primitive node's or the one on the face of the subgraph. Undefined where it is computed.
  */
-export function deciding(node, name, around = entryOf(node)?.[2] ?? []) {
+export function deciding(node, name, around) {
   const slot = linkedSlot(node, name);
   const widget = widgetOf(node, name);
   if (slot < 0) return widget && { node, widget };
   const link = node.graph.getLink(node.inputs[slot].link);
-  const face = around.at(-1);
-  if (String(link?.origin_id) === SUBGRAPH_INPUT)
-    return face && deciding(face, node.graph.inputs[link.origin_slot].name, around.slice(0, -1));
+  if (String(link?.origin_id) === SUBGRAPH_INPUT) {
+    const faces = around ?? entryOf(node)?.[2] ?? []; // a walk over the graph: only where it is needed
+    const face = faces.at(-1);
+    return face && deciding(face, node.graph.inputs[link.origin_slot].name, faces.slice(0, -1));
+  }
   const from = node.getInputNode(slot);
   const [held] = (from?.type.startsWith("Primitive") && from.widgets) || [];
   return held && { node: from, widget: held };

@@ -54,9 +54,8 @@ def widget_values(node: dict, info: dict) -> dict:
     given = {name: wrapped(value) for name, value in zip(names, values, strict=False) if name}
     # A file older than an appended input lacks its value. The default stands; of a required one the queue
     # wants to be told it.
-    required = info["input"].get("required", {})
-    defaults = {name: required[name][1]["default"] for name in names[len(values) :] if name in required}
-    return given | defaults
+    lacking = list(zip(names, widget_defaults(info), strict=True))[len(values) :]
+    return given | {name: value for name, value in lacking if name in info["input"].get("required", {})}
 
 
 def wrapped(value):
