@@ -1,7 +1,6 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from inspect import signature
 from operator import index
 
@@ -44,19 +43,25 @@ def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
 
 
 def batch_indices(latent: Latent) -> list[int]:
-    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
-    count = parts(latent)[0].shape[0]
-    given = latent.get("batch_index")
-    if given is None:
-        return list(range(count))
-    with suppress(TypeError):  # of something that is no list, or holds no whole number
+    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ... Raises ValueError for one
+    that does not fit."""
+    count, given = parts(latent)[0].shape[0], latent.get("batch_index")
+    indices = list(range(count)) if given is None else whole_indices(given)
+    if indices is None or len(indices) != count:
+        raise ValueError(
+            f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its"
+            f" {count} pictures."
+        )
+    return indices
+
+
+def whole_indices(given: object) -> list[int] | None:
+    """A batch_index, such as a list or a tensor, as plain numbers; None unless they are whole, from 0 up."""
+    try:
         indices = [index(each) for each in given]
-        if len(indices) == count and min(indices, default=0) >= 0:
-            return indices
-    raise ValueError(
-        f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its {count}"
-        " pictures."
-    )
+    except TypeError:  # no list, or of something else than whole numbers
+        return None
+    return indices if min(indices, default=0) >= 0 else None
 
 
 def empty(latent: Latent, indices: Sequence[int]) -> Latent:
