@@ -165,6 +165,16 @@ def test_the_name_that_save_gives_may_be_linked_to_load(server):
     assert one["latent_tensor"].equal(two["latent_tensor"])
 
 
+def test_one_draft_switch_may_follow_another(server):
+    """The host does not know the type of what the first one gives."""
+    graph = graphs.Graph(size=64)
+    chosen = graph.empty()
+    for use_final in (True, False):
+        chosen = graph.node("DDIMDraftSwitch", draft=chosen, final=graph.empty(), use_final=use_final).out(0)
+    graph.saved(chosen, "chosen")
+    assert queue(server, graph)["outputs"]["save chosen"]["latents"]
+
+
 @pytest.mark.parametrize(
     "node, given, words",
     [
