@@ -56,9 +56,9 @@ class DDIMContactSheet(io.ComfyNode):
             display_name="DDIM Contact Sheet",
             search_aliases=["image picker", "choose image", "pick from batch", "preview chooser", "history"],
             description=(
-                "Shows a batch of drafts and passes on the picked ones alone. While nothing is picked, what"
-                " hangs behind it does not run, so a graph drafts until you like one: then one click finishes"
-                " it, from its own noise."
+                "Shows a batch of drafts and passes on only those you pick. While nothing is picked, the"
+                " nodes behind it do not run. So you draft until you like one; then one click finishes it,"
+                " from its own noise."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The drafts: a batch of pictures."),

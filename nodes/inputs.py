@@ -74,7 +74,7 @@ def denoise_input():
         max=1.0,
         step=0.01,
         tooltip=(
-            "Below 1 only that part of the timesteps is used, from the top of which the picture is noised:"
-            " lower keeps more of it. Steps stay the number of model calls."
+            "Below 1 the picture is noised only part of the way, and only that part of the timesteps is"
+            " used: the lower, the more of the picture is kept. The number of model calls stays the same."
         ),
     )

@@ -104,7 +104,10 @@ def test_help(name):
     assert text.startswith(f"# {NODES[name]['display_name']}\n")
     for heading in ("## Inputs", "## Outputs", "## Example", "## Source"):
         assert f"\n{heading}\n" in text
-    for label in [*inputs(NODES[name]), *NODES[name]["output_name"]]:
+    for label, options in inputs(NODES[name]).items():
+        shown = options.get("display_name") or label
+        assert f"- **{shown}**: " in text if shown == label else f"- **{shown}** (`{label}`): " in text, label
+    for label in NODES[name]["output_name"]:
         assert f"- **{label}**: " in text, label
 
 
