@@ -323,8 +323,8 @@ def test_importing_the_pack_does_no_work():
         "import os, sys; sys.path.insert(0, os.environ['CHECKOUT']); from runner.inprocess import start\npack"
         " = start(os.environ['COMFYUI_PATH'], '--cpu')\nimport asyncio, comfy.samplers, comfy.sd,"
         " comfy.sample, latent_preview, comfy_extras.nodes_custom_sampler, comfy_api.latest, nodes, execution"
-        "\nbefore = set(sys.modules)\nasyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())\nadded ="
-        " {name.partition('.')[0] for name in set(sys.modules) - before}\nassert added == {'ddim_toolkit'},"
+        "\nbefore = set(sys.modules)\nasyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())\n"
+        "added = {name.partition('.')[0] for name in set(sys.modules) - before}\nassert added == {'ddim_toolkit'},"
         " added\nassert 'ddim_toolkit.demo.model' not in sys.modules\n"
     )
     comfyui = os.environ.get("COMFYUI_PATH") or str(ROOT / ".comfyui" / "ComfyUI")
