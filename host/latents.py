@@ -114,7 +114,7 @@ def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check_form(latent, name="latent_image"):
+def check_form(latent: object, name: str = "latent_image") -> None:
     """Raise ValueError that says what is wrong with a LATENT whatever model it is for: no samples, nothing in
     them or the noise_mask, NaN or infinity, other than floating-point numbers, or a batch_index that does not
     fit."""
@@ -139,14 +139,14 @@ def check_form(latent, name="latent_image"):
             check_numbers(f"{name}: its noise_mask", mask)
 
 
-def check_numbers(name, values):
+def check_numbers(name: str, values: torch.Tensor) -> None:
     if not values.is_floating_point():
         raise ValueError(f"{name} holds numbers of type {values.dtype}; they must be floating-point numbers")
     if not torch.isfinite(values).all():
         raise ValueError(f"{name} holds NaN or infinite values; the node that made it went wrong")
 
 
-def check(latent, model):
+def check(latent: Latent, model: ModelPatcher) -> Latent:
     """`latent` ready for `model`. Raises ValueError for what `check_form` refuses, and for another number of
     channels or dimensions than the model's."""
     check_form(latent)
@@ -167,7 +167,7 @@ def check(latent, model):
     return ready
 
 
-def spread(mask, x):
+def spread(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A MASK at the size and for each picture of x (B, C, ...), in its dtype and on its device. Raises
     ValueError for sound, and for video with sound."""
     if x.ndim < 4:
@@ -175,7 +175,7 @@ def spread(mask, x):
     return comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
 
 
-def check_mask(name, mask):
+def check_mask(name: str, mask: torch.Tensor) -> None:
     """Raise ValueError unless a MASK holds values from 0 to 1."""
     if mask.numel() == 0:
         raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")

@@ -71,12 +71,12 @@ def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
 
 @SamplerFunction
 def sample_ddim(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     **options,
 ) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
