@@ -1,6 +1,7 @@
 """The host's LoRA adapters on a MODEL's network, to be trained and to be taken off again for a moment."""
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -44,7 +45,7 @@ class Student:
                 "earlier_lora holds no weights for this model's network; it was trained on another one"
             )
 
-    def copy_own(self, name, module):
+    def copy_own(self, name: str, module: torch.nn.Module) -> None:
         """Parameters and buffers of the module itself, for as long as this model is loaded."""
         for part, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             copy = value.detach().clone()
@@ -64,7 +65,13 @@ class Student:
         }
 
 
-def adapter(name, weight, rank, generator, start):
+def adapter(
+    name: str,
+    weight: torch.Tensor,
+    rank: int,
+    generator: torch.Generator,
+    start: dict[str, torch.Tensor] | None,
+) -> torch.nn.Module:
     """The host's trainable LoRA of one weight, float32: that of `start`, or a new one that changes nothing
     yet."""
     lora = comfy.weight_adapter.LoRAAdapter
@@ -102,7 +109,7 @@ class Read:
 
 
 @contextmanager
-def training():
+def training() -> Iterator[None]:
     """The host's own sign that gradients are wanted, where it has one: some of its fast kernels know none."""
     host, sign = comfy.model_management, "in_training"
     before = getattr(host, sign, None)

@@ -174,7 +174,7 @@ class Lesson:
             lambda x, sigma: self.answer(x, sigma, prompts, self.cfg, False), x, fine, substeps
         )
 
-    def rounds(self, rounds, runs, rate, batch, checkpointing) -> Iterator[float]:
+    def rounds(self, rounds: int, runs: int, rate: float, batch: int, checkpointing: bool) -> Iterator[float]:
         """Train, and yield the loss of each round."""
         parameters = self.student.parameters()
         optimizer = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99))
@@ -270,7 +270,7 @@ def subdivided(model_sampling: ModelSampling, levels: list[float], parts: int) -
     return [*found, 0.0]
 
 
-def fits(a, b):
+def fits(a: dict, b: dict) -> bool:
     """Whether the host can compute two of its conditionings as one batch: no ControlNet, area, mask or hooks
     that the other has not."""
     own = ("control", "area", "mask", "hooks", "gligen", "timestep_start", "timestep_end")

@@ -1,5 +1,7 @@
 """The edit jump of ddim.edit through the host's guider."""
 
+from collections.abc import Callable
+
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -35,7 +37,13 @@ class EditGuider(comfy.samplers.CFGGuider):
     def ask(self, caption: str) -> None:
         self.caption, self.cfg = caption, self.strengths[caption]
 
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict | None = None,
+        seed: int | None = None,
+    ) -> torch.Tensor:
         return comfy.samplers.sampling_function(
             self.inner_model,
             x,
@@ -49,12 +57,12 @@ class EditGuider(comfy.samplers.CFGGuider):
 
 
 def sample_edit(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     *,
     result: list[edit.Edit],
     batch_index: list[int],

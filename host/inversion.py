@@ -2,6 +2,7 @@
 sampling."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.samplers
@@ -11,12 +12,11 @@ from comfy.samplers import CFGGuider
 from ..ddim import invert
 from ..ddim.checks import allowed, within
 from . import latents, noise_left
-from .guiders import sample
+from .guiders import is_plain, sample
 from .keyframes import Keyframes
 from .latents import Latent
 from .loop import batched, model_calls
 from .masked import MaskedNoise
-from .measured import plain
 from .model import Start, alphas, check_no_cache, check_sigmas, model_sampling, precision
 from .noise import HeldNoise, batch_noise, latent_noise
 from .page import tell
@@ -106,12 +106,12 @@ class Inverted:
 
 
 def sample_inversion(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     *,
     result: list[Result],
     method: str,
@@ -239,7 +239,7 @@ def invert_latent(
         sigmas=sigmas,
         top=start.top,
         # CFGOverride and the like give a cfg of their own in a wrapper.
-        guided=not plain(guider) or guider.cfg != 1 or bool(model.get_all_wrappers("predict_noise")),
+        guided=not is_plain(guider) or guider.cfg != 1 or bool(model.get_all_wrappers("predict_noise")),
         precision=precision(model),
         unsettled=result[0].unsettled,
         masked=latent.get("noise_mask") is not None,

@@ -96,7 +96,7 @@ def split(text: str) -> tuple[str, str]:
 
 def written(text: str) -> tuple[str, list[float]]:
     """("timesteps", "times" or "sigmas", numbers) of a written list or of a name for one; what follows # on a
-    line is for readers, and coefficients (measured.py) after the list are not its matter.
+    line is for readers, and coefficients (measured_sampler.py) after the list are not its matter.
 
     The numbers fall; noise levels end in 0. Raises ValueError that names the first bad entry.
     """

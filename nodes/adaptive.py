@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
-from ..host import measured, probe
+from ..host import guiders, measured_sampler, probe
 from .checked import checked
 from .inputs import cfg_input, seed_input
 from .schema import schema
@@ -183,7 +183,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
     ):
         begun = time.perf_counter()
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
-        sigmas, recipe, found = probe.measured_schedule(
+        sigmas, bound, found = probe.measured_schedule(
             model,
             prompts,
             negative,
@@ -204,14 +204,14 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             pictures += f" of each of {len(prompts)} prompts"
         at = f"at cfg {cfg:g}" if guider is None else f"with {type(guider).__name__}"
         text = report(found, f"{pictures} {at}", time.perf_counter() - begun)
-        unguided = cfg == 1 if guider is None else measured.plain(guider) and guider.cfg == 1
+        unguided = cfg == 1 if guider is None else guiders.is_plain(guider) and guider.cfg == 1
         if unguided and found.first_spread > DISTILLED:
             text += f"\n{LOOKS_DISTILLED}"
-        if recipe is None:
+        if bound is None:
             sampler = probe.plain_sampler(sampler_name, order)
-            written = measured.sigmas_text(sigmas)
+            written = measured_sampler.sigmas_text(sigmas)
         else:
-            sampler, written = measured.measured_sampler(recipe), measured.recipe_text(recipe)
+            sampler, written = measured_sampler.as_sampler(bound), measured_sampler.as_text(bound)
         return io.NodeOutput(sigmas, written, text, sampler, ui=ui.PreviewText(text))
 
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..host import measured, page, schedule
+from ..host import measured_sampler, page, schedule
 from ..host.sampler import ddim_sampler
 from .checked import checked
 from .inputs import denoise_input, stride_input
@@ -94,9 +94,9 @@ class DDIMCustomSchedule(io.ComfyNode):
         coefficients = schedule.split(timesteps)[1]
         if not coefficients:
             return io.NodeOutput(sigmas, ddim_sampler())
-        recipe = measured.read(coefficients, sigmas)
-        measured.check_kind(recipe, model.model)
-        return io.NodeOutput(sigmas, measured.measured_sampler(recipe))
+        bound = measured_sampler.read(coefficients, sigmas)
+        measured_sampler.check_kind(bound, model.model)
+        return io.NodeOutput(sigmas, measured_sampler.as_sampler(bound))
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]

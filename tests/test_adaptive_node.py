@@ -13,7 +13,7 @@ from comfy_extras import nodes_easycache
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import model as demo
-from ddim_toolkit.host import measured, probe, sampler
+from ddim_toolkit.host import measured_sampler, probe, sampler
 from ddim_toolkit.host.noise import latent_noise
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
 from helpers import empty, encode
@@ -67,9 +67,9 @@ def test_a_guider_is_measured_as_it_is():
     other = Halved(model)
     other.set_conds(C, C)
     sigmas, text, _, used = execute(None, cfg=2.0, guider=other, sampler_name="measured")
-    assert "cfg Halved, check" in text and used.extra_options["recipe"].coefficients.guided is False
-    read = measured.read(text.split("\n", 1)[1], sigmas)
-    assert read == used.extra_options["recipe"]
+    assert "cfg Halved, check" in text and used.extra_options["bound"].coefficients.guided is False
+    read = measured_sampler.read(text.split("\n", 1)[1], sigmas)
+    assert read == used.extra_options["bound"]
     noise, empty = latent_noise(EMPTY, 3), EMPTY["samples"]
     assert other.sample(noise, empty, used, sigmas, disable_pbar=True, seed=3).isfinite().all()
     with pytest.raises(ValueError, match="cfg: the sampler was measured at Halved; this run's is CFGGuider"):

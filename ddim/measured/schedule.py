@@ -58,7 +58,7 @@ class Trials:
         self.seen = lambda x: seen(x).flatten(1)[:, kept].float().cpu()  # (B, ...) -> (B, E)
         self.reference = reference_run(self, x, levels, self.seen)
 
-    def __call__(self, x, sigma):
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         self.calls += 1
         return self.model(x, sigma)
 
