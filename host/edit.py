@@ -126,7 +126,9 @@ def edit_latent(
 ) -> tuple[Latent, torch.Tensor, str]:
     """(LATENT, MASK, report) of a LATENT edited from the caption `source` to `target`. Raises ValueError for
     bad input, before any work."""
-    check_options(eta, averages, softness)
+    within("eta", eta, 0, 1)
+    within("averages", averages, 1)
+    within("mask_softness", softness, 0, 100)
     levels = check_sigmas(sigmas, model_sampling(model))
     check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), 0.0)
@@ -147,13 +149,6 @@ def edit_latent(
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)
     return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels, softness)
-
-
-def check_options(eta: float, averages: int, softness: float) -> None:
-    """Raise ValueError that names the first bad option."""
-    within("eta", eta, 0, 1)
-    within("averages", averages, 1)
-    within("mask_softness", softness, 0, 100)
 
 
 def report(run: edit.Edit, change: torch.Tensor, levels: list[float], softness: float) -> str:

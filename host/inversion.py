@@ -198,11 +198,16 @@ def invert_latent(
     max_iterations: int = 40,
     refine_sigmas: int = 0,
     noise_seed: int = 0,
-    measure: bool = False,
+    measure_round_trip: bool = False,
 ) -> Inverted:
     """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
     bad input, before any work."""
-    check_options(method, eta, tolerance, max_iterations, refine_sigmas)
+    allowed("method", method, METHODS)
+    within("eta", eta, 0, 1)
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance}; it must be above 0")
+    within("max_iterations", max_iterations, 1)
+    within("refine_sigmas", refine_sigmas, 0)
     model = guider.model_patcher
     levels = check_sigmas(sigmas, model_sampling(model))
     check_no_cache(model)
@@ -244,7 +249,7 @@ def invert_latent(
         unsettled=result[0].unsettled,
         masked=latent.get("noise_mask") is not None,
     )
-    if measure:
+    if measure_round_trip:
         with_sampler = found.replay if eta > 0 else ddim_sampler()
         again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
         seen = [
@@ -253,13 +258,3 @@ def invert_latent(
         ]
         found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
-
-
-def check_options(method: str, eta: float, tolerance: float, max_iterations: int, refine_sigmas: int) -> None:
-    """Raise ValueError that names the first bad option."""
-    allowed("method", method, METHODS)
-    within("eta", eta, 0, 1)
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}; it must be above 0")
-    within("max_iterations", max_iterations, 1)
-    within("refine_sigmas", refine_sigmas, 0)

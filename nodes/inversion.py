@@ -185,34 +185,8 @@ class DDIMInversion(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        cfg,
-        latent_image,
-        sigmas,
-        method,
-        eta,
-        tolerance,
-        max_iterations,
-        measure_round_trip=False,
-        noise_seed=0,
-        refine_sigmas=0,
-    ):
-        return DDIMInversionAdvanced.execute(
-            guiders.cfg_guider(model, positive, negative, cfg),
-            latent_image,
-            sigmas,
-            method=method,
-            eta=eta,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            measure_round_trip=measure_round_trip,
-            noise_seed=noise_seed,
-            refine_sigmas=refine_sigmas,
-        )
+    def execute(cls, model, positive, negative, cfg, latent_image, sigmas, **solver):
+        return inverted(guiders.cfg_guider(model, positive, negative, cfg), latent_image, sigmas, **solver)
 
 
 class DDIMInversionAdvanced(io.ComfyNode):
@@ -238,34 +212,18 @@ class DDIMInversionAdvanced(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        guider,
-        latent_image,
-        sigmas,
-        method,
-        eta,
-        tolerance,
-        max_iterations,
-        measure_round_trip=False,
-        noise_seed=0,
-        refine_sigmas=0,
-    ):
-        run = inversion.invert_latent(
-            guider,
-            latent_image,
-            sigmas,
-            method=method,
-            eta=eta,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            refine_sigmas=refine_sigmas,
-            noise_seed=noise_seed,
-            measure=measure_round_trip,
-        )
-        text = verdict.report(run, tolerance, eta, method)
-        values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
-        return io.NodeOutput(*values, ui=ui.PreviewText(text))
+    def execute(cls, guider, latent_image, sigmas, **solver):
+        return inverted(guider, latent_image, sigmas, **solver)
+
+
+def inverted(guider, latent_image, sigmas, *, method, eta, tolerance, **others):
+    """What both nodes give; named are the values of `solver_inputs`."""
+    run = inversion.invert_latent(
+        guider, latent_image, sigmas, method=method, eta=eta, tolerance=tolerance, **others
+    )
+    text = verdict.report(run, tolerance, eta, method)
+    values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
+    return io.NodeOutput(*values, ui=ui.PreviewText(text))
 
 
 class DDIMReplayStrength(io.ComfyNode):

@@ -91,13 +91,32 @@ def trajectory(model, positive, negative, latent):
 def inversion(method, eta, model, positive, negative, latent):
     """With the run that measures its round trip."""
     return DDIMInversion.execute(
-        model, positive, negative, 1.0, latent, strided(model), method, eta, 1e-4, 20, True
+        model,
+        positive,
+        negative,
+        1.0,
+        latent,
+        strided(model),
+        method=method,
+        eta=eta,
+        tolerance=1e-4,
+        max_iterations=20,
+        measure_round_trip=True,
     ).args[1]["samples"]
 
 
 def replay(model, positive, negative, latent):
     maps = DDIMInversion.execute(
-        model, positive, negative, 1.0, latent, strided(model), "ddim", 1.0, 1e-4, 20
+        model,
+        positive,
+        negative,
+        1.0,
+        latent,
+        strided(model),
+        method="ddim",
+        eta=1.0,
+        tolerance=1e-4,
+        max_iterations=20,
     ).args[2]
     return advanced(model, positive, negative, A, maps, strided(model), latent)
 
