@@ -54,6 +54,7 @@ class Student:
             self.model.add_object_patch(f"{name}.{part}", copy)
 
     def parameters(self) -> list[torch.nn.Parameter]:
+        """The weights that learn: not alpha, which is a number."""
         return [p for each in self.adapters.values() for p in each.parameters() if p.ndim]
 
     def lora(self) -> dict[str, torch.Tensor]:
@@ -80,9 +81,8 @@ def adapter(
         up = torch.zeros(weight.shape[0], rank)
         # The host makes up the random one; then the rate that suits depends on the number of inputs.
         down = torch.randn(rank, weight[0].numel(), generator=generator) / weight[0].numel() ** 0.5
-        known = lora(
-            set(), (up, down, float(rank), None, None, None)
-        )  # alpha = rank: the update is up @ down
+        # alpha = rank: the update is up @ down
+        known = lora(set(), (up, down, float(rank), None, None, None))
     up, down = known.weights[:2]
     if (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
         raise ValueError(

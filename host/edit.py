@@ -35,6 +35,7 @@ class EditGuider(comfy.samplers.CFGGuider):
         self.ask("positive")
 
     def ask(self, caption: str) -> None:
+        """Let "source" or "positive", the target, answer from now on."""
         self.caption, self.cfg = caption, self.strengths[caption]
 
     def predict_noise(

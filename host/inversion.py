@@ -52,9 +52,8 @@ class InvertedNoise(Travels):
     def generate_noise(self, latent: Latent) -> torch.Tensor:
         parts = [part.detach().cpu().float() for part in latents.parts(latent)]
         noise = self.held.generate_noise(latent | {"samples": latents.join(parts, latent)})
-        if self.weight == 0 or not any(
-            part.any() for part in parts
-        ):  # the host leaves an empty latent as it is
+        pictured = any(part.any() for part in parts)  # the host leaves an empty latent as it is
+        if self.weight == 0 or not pictured:
             return noise
         seen = self.latent_format.process_in(latents.packed(parts))
         return latents.unpacked(

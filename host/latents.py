@@ -140,6 +140,7 @@ def check_form(latent: object, name: str = "latent_image") -> None:
 
 
 def check_numbers(name: str, values: torch.Tensor) -> None:
+    """Raise ValueError unless all values are finite floating-point numbers."""
     if not values.is_floating_point():
         raise ValueError(f"{name} holds numbers of type {values.dtype}; they must be floating-point numbers")
     if not torch.isfinite(values).all():

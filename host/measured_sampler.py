@@ -46,7 +46,7 @@ def check_kind(bound: BoundCoefficients, base: BaseModel) -> None:
         )
 
 
-class Guidance:
+class GuidanceHook:
     """x0_cond - x0_uncond of each model call, as the host's post-cfg hook hands it over: it costs no call.
 
     batch: pictures of a call. A guider may call the hook once for each part of them.
@@ -113,7 +113,7 @@ def sample_measured(
         )
     if eta != 0:
         raise ValueError(f"eta is {eta}; measured coefficients know 0 alone")
-    guidance = Guidance(len(x))
+    guidance = GuidanceHook(len(x))
     solver = Measured(bound.coefficients, guidance)
     watched = guidance.watched({} if extra_args is None else extra_args)
     with model_calls(model, x, sigmas, watched, callback, disable) as (denoise, report):
@@ -134,10 +134,12 @@ def sample_measured(
 
 
 def near(a: float, b: float) -> bool:
+    """Whether two sigmas are the same but for float32 and six written digits."""
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
 
 
 def shown(sigmas: Sequence[float]) -> str:
+    """For an error message."""
     return f"the {len(sigmas)} sigmas {', '.join(f'{sigma:.4g}' for sigma in sigmas)}"
 
 

@@ -176,9 +176,8 @@ class InterpolatedNoise(Travels):
                 f" to {total - 1}. Connect the latent that comes out of the interpolation."
             )
         whole = latents.empty(latent, self.pictures)
-        for many, one in zip(
-            latents.parts(whole), parts, strict=True
-        ):  # inverted noise asks what picture it is added to
+        # Inverted noise asks what picture it is added to.
+        for many, one in zip(latents.parts(whole), parts, strict=True):
             for place, index in enumerate(indices):
                 many[index // (self.rows * self.frames)] = one[place]
         corners = [

@@ -17,7 +17,7 @@ from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
 from .guiders import is_plain
 from .latents import Latent
-from .measured_sampler import BoundCoefficients, Guidance, kind, rounded
+from .measured_sampler import BoundCoefficients, GuidanceHook, kind, rounded
 from .model import ModelSampling, check_no_cache, model_sampling
 from .noise import latent_noise
 from .sampler import ddim_sampler
@@ -152,7 +152,7 @@ def measured_schedule(
 
     def measuring(model, x, sigmas, extra_args=None, callback=None, disable=None):
         calls, x = itertools.count(), x.float()
-        guidance = Guidance(len(x))
+        guidance = GuidanceHook(len(x))
         watched = guidance.watched(extra_args)
         told = watched["model_options"]["transformer_options"]
         reference = told["sample_sigmas"]

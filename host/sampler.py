@@ -104,9 +104,8 @@ def sample_ddim(
         drawn = batch_noise(
             seed, indices, x.shape[1:], device=device, stream=stream(levels[i], options.noise_seed)
         )
-        return comfy.model_management.cast_to_device(
-            drawn, x.device, x.dtype
-        )  # without waiting for the device, where the host knows how
+        # Without waiting for the device, where the host knows how.
+        return comfy.model_management.cast_to_device(drawn, x.device, x.dtype)
 
     mask = None if options.mask is None else latents.spread(options.mask, x)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):

@@ -49,6 +49,7 @@ def visited(total: int, steps: int, stride: str, denoise: float = 1.0) -> list[i
 
 
 def used(total: int, denoise: float) -> int:
+    """How many of the lowest of `total` timesteps a denoise leaves."""
     return max(1, round(denoise * total))
 
 
