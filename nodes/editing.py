@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import edit
 from .checked import checked
-from .inputs import cfg_input, seed_input
+from .inputs import cfg_input, model_input, seed_input
 from .schema import schema
 
 
@@ -22,7 +22,7 @@ class DDIMEdit(io.ComfyNode):
                 " on every model type."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
+                model_input(),
                 io.Conditioning.Input("source", tooltip="What the picture shows: its own caption."),
                 io.Conditioning.Input("target", tooltip="What it is to show: the caption, changed."),
                 io.Conditioning.Input("negative", tooltip="Only used where a cfg is not 1."),

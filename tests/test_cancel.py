@@ -10,6 +10,7 @@ import torch
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.host import schedule
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
+from ddim_toolkit.nodes.editing import DDIMEdit
 from ddim_toolkit.nodes.grid import DDIMDialGrid
 from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.noise import DDIMNoiseArithmetic, DDIMNoiseInterpolation
@@ -121,6 +122,12 @@ def replay(model, positive, negative, latent):
     return advanced(model, positive, negative, A, maps, strided(model), latent)
 
 
+def edit(model, positive, negative, latent):
+    return DDIMEdit.execute(
+        model, negative, positive, negative, 1.0, 1.0, latent, strided(model), 0.5, 1, 2, 0.5
+    ).args[0]["samples"]
+
+
 def adaptive(model, positive, negative, latent):
     return DDIMAdaptiveScheduler.execute(
         model, positive, negative, 1.0, latent, 2, 1, "reconstruction error", 6, 1, 0, 2
@@ -137,6 +144,7 @@ RUNS = {
     "ddim inversion": partial(inversion, "ddim", 0.0),
     "noise maps": partial(inversion, "exact", 1.0),
     "replay": replay,
+    "edit": edit,
     "adaptive": adaptive,
 }
 

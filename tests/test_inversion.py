@@ -326,23 +326,6 @@ def test_a_model_that_turns_to_nan_is_named():
         invert.exact(broken, torch.ones(1, 4, 8, 8), [1.0] * 6, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
 
 
-def test_cancel():
-    model, pictures = mixture()
-    network, calls = model.model.diffusion_model, []
-    forward = network.forward
-
-    def count(*args, **kwargs):
-        calls.append(1)
-        comfy.model_management.interrupt_current_processing(len(calls) == 5)
-        return forward(*args, **kwargs)
-
-    network.forward = count
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        found(model, pictures, sigmas_of(model, 20))
-    assert len(calls) == 5
-    comfy.model_management.interrupt_current_processing(False)
-
-
 def test_noise_is_a_value_that_pickles():
     model, pictures = mixture(ModelType.FLOW)
     result = found(model, pictures, sigmas_of(model, 10)[2:])
