@@ -219,7 +219,7 @@ def report(found, on, seconds):
     """What was found and what it cost, in a few lines."""
     steps = len(found.by_steps)
     lines = [gain(found, steps), f"schedule: {found.source}; measured on {on}"]
-    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.plain}
+    errors = {"with coefficients, on unseen pictures": found.held_out, "without coefficients": found.plain}
     lines.append(", ".join(f"{how}: {error:.4g}" for how, error in errors.items() if error is not None))
     if found.rivals:
         runs = sorted(found.rivals.items(), key=lambda each: each[1])
@@ -229,8 +229,8 @@ def report(found, on, seconds):
     return "\n".join(
         [
             *filter(None, lines),
-            f"sum of the jumps' errors along the reference, by steps:  {table}",
-            "errors are RMSE of the final latent to the reference",
+            f"errors of the single jumps, summed, by number of steps:  {table}",
+            "errors are RMSE of the final latent to the run of many steps",
             f"cost: {found.calls} model calls, {seconds:.1f} s",
         ]
     )
