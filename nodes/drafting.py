@@ -8,10 +8,9 @@ from comfy_execution.validation import validate_node_input
 from ..host import sheet
 from ..host.noise import SeedNoise
 from .checked import checked
-from .inputs import seed_input
+from .inputs import ANY, seed_input
 from .schema import schema
 
-ANY = {io.AnyType.io_type, io.MatchType.io_type}  # what the server hears of a link whose type is open
 Branch, Chosen = io.AnyType.Input, io.AnyType.Output
 if validate_node_input(io.MatchType.io_type, "LATENT"):  # older hosts refuse such links
     # One type for all three, that of what is connected, which the page shows and holds to.

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..ddim.stride import STRIDES
 from ..host.sampler import Options
 
+ANY = {io.AnyType.io_type, io.MatchType.io_type}  # what the server hears of a link whose type is open
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
     "0 is DDIM: no noise is added, the same start gives the same picture. 1 is DDPM: the full noise of the"

@@ -10,6 +10,7 @@ from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
 from .checked import checked
+from .inputs import ANY
 from .schema import CATEGORY, schema
 
 NOISE = f"{CATEGORY}/noise"
@@ -369,7 +370,7 @@ class DDIMLoadNoise(io.ComfyNode):
         """A linked name, such as DDIM Save Noise's, is not known before it runs: file is then None."""
         if "file" in input_types:
             kind = input_types["file"]
-            return kind in ("STRING", "COMBO", "*") or f"file is {kind}; it must be STRING"
+            return kind in {"STRING", "COMBO", *ANY} or f"file is {kind}; it must be STRING"
         try:
             noise_files.find(file)
         except ValueError as error:
