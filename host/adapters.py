@@ -74,7 +74,7 @@ def adapter(
     start: dict[str, torch.Tensor] | None,
 ) -> torch.nn.Module:
     """The host's trainable LoRA of one weight, float32: that of `start`, or a new one that changes nothing
-    yet."""
+    yet. Raises ValueError for one of another size, or a damaged one."""
     lora = comfy.weight_adapter.LoRAAdapter
     known = start and lora.load(name, start, float(start.get(f"{name}.alpha", rank)), None)
     if not known:

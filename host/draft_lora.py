@@ -175,7 +175,7 @@ class Lesson:
         )
 
     def rounds(self, rounds: int, runs: int, rate: float, batch: int, checkpointing: bool) -> Iterator[float]:
-        """Train, and yield the loss of each round."""
+        """Train, and yield the loss of each round. Raises FloatingPointError where it is not finite."""
         parameters = self.student.parameters()
         optimizer = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: pace(done, rounds))

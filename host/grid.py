@@ -80,7 +80,8 @@ def value(name: str, dial: str, word: str) -> float | str:
 
 
 def sides(dials: dict, across: str, across_values: str, down: str, down_values: str) -> tuple[list, list]:
-    """The values of the columns and of the rows, as `values` gives them."""
+    """The values of the columns and of the rows, as `values` gives them. Raises ValueError for bad ones, and
+    where both sides are one dial."""
     allowed("across", across, DIALS)
     allowed("down", down, DIALS)
     if across == down:

@@ -84,7 +84,8 @@ class HeldNoise(Travels):
     name     what an error message calls it
     empty_only  whether it holds on an empty latent alone, as noise that was mixed from inverted noise does
 
-    A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
+    A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers,
+    and asked for a latent of another shape, for pictures that it does not hold, and where empty_only says so.
     """
 
     parts: tuple[torch.Tensor, ...]
@@ -153,6 +154,8 @@ class InterpolatedNoise(Travels):
     rows      rows of the grid; 1 with two corners
     mode      "slerp", "linear", or "variation": each frame is a neighbour of a, `strength` of a right angle
               away in the direction that b has for this frame
+
+    Raises ValueError, asked for a picture beyond the last frame.
     """
 
     corners: tuple[object, ...]

@@ -220,7 +220,7 @@ def _write(data, folder, name, counter):
 
 def find(name: str) -> str:
     """The path of a saved file: "name", "folder/name", or with " [input]" or " [output]" behind it; plain
-    names lie in input."""
+    names lie in input. Raises ValueError for one that is not there, or lies elsewhere."""
     if not isinstance(name, str):
         raise ValueError(f"file is {name!r}; it must be the name of a file")
     bare, root = folder_paths.annotated_filepath(name)

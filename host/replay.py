@@ -102,7 +102,8 @@ def sample_replay(
 
 
 def position(wanted: list[float], levels: list[float]) -> int:
-    """Where the sigmas `wanted` lie in the recorded ones, without a gap."""
+    """Where the sigmas `wanted` lie in the recorded ones, without a gap. Raises ValueError where they do
+    not."""
     for first in range(len(levels) - len(wanted) + 1):
         if all(isclose(a, b, rel_tol=1e-5) for a, b in zip(wanted, levels[first:], strict=False)):
             return first

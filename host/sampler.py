@@ -82,7 +82,8 @@ def sample_ddim(
     """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
 
     The state is float32 whatever the model's dtype. The noise of the jump that leaves sigma_t is a stream of
-    its own, so a run split in two (SplitSigmas) draws what the whole run draws.
+    its own, so a run split in two (SplitSigmas) draws what the whole run draws. Raises ValueError for bad
+    options or sigmas, a start that is not finite, and a batch_index of another length.
     """
     extra_args, options = extra_args or {}, Options(**options)
     sampling = model.inner_model.inner_model.model_sampling

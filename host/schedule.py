@@ -127,7 +127,8 @@ def written(text: str) -> tuple[str, list[float]]:
 
 
 def written_rows(numbers: Sequence[float], total: int) -> list[int]:
-    """The numbers of a written list as rows of a table of `total` timesteps."""
+    """The numbers of a written list as rows of a table of `total` timesteps. Raises ValueError for one that
+    is none."""
     for value in numbers:
         if not 0 <= value < total:
             raise ValueError(

@@ -18,7 +18,7 @@ import torch
 
 from .. import solve
 from ..calls import Model
-from ..multistep import PLMS, Solver
+from ..multistep import PLMS, DPMSolver2M, Solver
 from .coefficients import Coefficients, Fit, Guidance
 from .reference import Reference, Seen, reference_run
 
@@ -83,7 +83,7 @@ def measure(
     levels: list[float],
     steps: int,
     *,
-    samplers: dict[str, Solver],
+    samplers: dict[str, PLMS | DPMSolver2M],
     used: str | None = None,
     candidates: dict[str, list[float]] | None = None,
     criterion: str = CRITERIA[0],
