@@ -113,7 +113,7 @@ def compare(name, model, positive, negative, cfg, latent, probed, compared):
     """Rows {model, steps, sampler, schedule, rmse} of one subject; the mean over the pictures of each one's
     own. Of the host's samplers, each runs on the schedule that was its best on CHOOSING of the pictures."""
     import comfy.sample
-    from ddim_toolkit.host import measured, probe
+    from ddim_toolkit.host import measured_sampler, probe
 
     noise = comfy.sample.prepare_noise(latent["samples"].repeat(compared, 1, 1, 1), UNSEEN)
     reference = sample(model, *fine(model), positive, negative, cfg, noise)
@@ -129,7 +129,7 @@ def compare(name, model, positive, negative, cfg, latent, probed, compared):
     rows = []
     for steps in STEPS:
         begun = time.perf_counter()
-        sigmas, recipe, found = probe.measured_schedule(
+        sigmas, bound, found = probe.measured_schedule(
             model,
             [positive],
             negative,
@@ -141,7 +141,7 @@ def compare(name, model, positive, negative, cfg, latent, probed, compared):
             sampler_name="measured",
         )
         cost = {"calls": found.calls, "seconds": time.perf_counter() - begun, "held_out": found.held_out}
-        used = measured.measured_sampler(recipe)
+        used = measured_sampler.as_sampler(bound)
         rows.append(row(steps, "measured", found.source, used, sigmas, **cost))
         pairs = list(host_runs(model, steps))
         for sampler in HOST:
@@ -167,14 +167,14 @@ def captions(shipped, steps=(3, 4, 5, 8)):
     """Rows as of `compare`, with sharpness: measured on twelve captions, a picture of each, tried on
     others."""
     import comfy.sample
-    from ddim_toolkit.host import measured, probe
+    from ddim_toolkit.host import measured_sampler, probe
 
     positive = shipped.encode(*TRIED_ON)
     noise = comfy.sample.prepare_noise(torch.zeros(len(TRIED_ON), 4, 16, 16), UNSEEN)
     reference = sample(shipped.model, *fine(shipped.model), positive, shipped.negative, CFG, noise)
-    sharp, rows, recipes = sharpness(shipped.vae.decode(reference)), [], {}
+    sharp, rows, coefficients = sharpness(shipped.vae.decode(reference)), [], {}
     for count in steps:
-        sigmas, recipe, _ = probe.measured_schedule(
+        sigmas, bound, _ = probe.measured_schedule(
             shipped.model,
             [shipped.encode(caption) for caption in MEASURED_ON],
             shipped.negative,
@@ -185,8 +185,8 @@ def captions(shipped, steps=(3, 4, 5, 8)):
             images=1,
             sampler_name="measured",
         )
-        recipes[count] = recipe
-        runs = [("measured", "", measured.measured_sampler(recipe), sigmas)]
+        coefficients[count] = bound
+        runs = [("measured", "", measured_sampler.as_sampler(bound), sigmas)]
         runs += [each for each in host_runs(shipped.model, count) if each[0] in ("euler", "dpmpp_2m")]
         for sampler, schedule, used, levels in runs:
             end = sample(shipped.model, used, levels, positive, shipped.negative, CFG, noise)
@@ -197,7 +197,7 @@ def captions(shipped, steps=(3, 4, 5, 8)):
                 row["sharpness"] = sharpness(shipped.vae.decode(end)) / sharp
             rows.append(row)
         print([(r["sampler"], r["steps"], r["rmse"], r.get("sharpness")) for r in best(rows)], flush=True)
-    return rows, recipes
+    return rows, coefficients
 
 
 def sharpness(pictures):
@@ -205,10 +205,10 @@ def sharpness(pictures):
     return float((pictures.diff(dim=1).abs().mean() + pictures.diff(dim=2).abs().mean()) / 2)
 
 
-def distances(shipped, recipe, batch=42):
+def distances(shipped, bound, batch=42):
     """{name: sliced Wasserstein distance to the held-out pictures} of pictures of their captions at cfg 4."""
     import comfy.samplers
-    from ddim_toolkit.host.measured import measured_sampler
+    from ddim_toolkit.host.measured_sampler import as_sampler
     from ddim_toolkit.host.model import model_sampling
     from ddim_toolkit.host.noise import batch_noise
 
@@ -217,7 +217,7 @@ def distances(shipped, recipe, batch=42):
     dpmpp_2m = comfy.samplers.sampler_object("dpmpp_2m")
     runs = {
         "reference": (dpmpp_2m, comfy.samplers.calculate_sigmas(sampling, "karras", 24)),
-        "measured": (measured_sampler(recipe), torch.tensor(recipe.coefficients.sigmas)),
+        "measured": (as_sampler(bound), torch.tensor(bound.coefficients.sigmas)),
     }
     fast = contextlib.nullcontext if torch.cuda.is_available() else torch.autocast
     for name, (used, sigmas) in runs.items():
@@ -261,8 +261,8 @@ def main(folder):
     shipped = Shipped()
     with torch.no_grad():
         rows = [row for subject in subjects(shipped) for row in compare(*subject)]
-        others, recipes = captions(shipped)
-        far = distances(shipped, recipes[8])
+        others, coefficients = captions(shipped)
+        far = distances(shipped, coefficients[8])
     result = {"rows": rows, "captions": others, "distances": far}
     (folder / "adaptive.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     panels = {}

@@ -77,7 +77,7 @@ def row(name, steps, model, pictures, positive, stride):
         inversion.invert_latent(guider, {"samples": pictures}, sigmas, method=method)
         for method in ("exact", "ddim")
     )
-    maps = inversion.invert_latent(guider, {"samples": pictures}, sigmas, eta=1.0, measure=True)
+    maps = inversion.invert_latent(guider, {"samples": pictures}, sigmas, eta=1.0, measure_round_trip=True)
     start = exact.noise.generate_noise({"samples": empty})
     calls = exact.run.calls
     more = schedule.stride_sigmas(model, calls, stride)[0]

@@ -19,7 +19,7 @@ CALLS = (4, 8, 10, 20, 50, 100)
 ETAS = (0.0, 0.5, 1.0)
 COMPARED = (5, 10, 20)
 BATCH = 84
-HOST = {
+HOST = {  # model calls a step
     "euler": 1,
     "dpmpp_2m": 1,
     "heun": 2,
@@ -27,7 +27,7 @@ HOST = {
     "deis": 1,
     "uni_pc": 1,
     "res_multistep": 1,
-}  # model calls a step
+}
 
 
 class Runs:

@@ -78,7 +78,7 @@ class Memory:
     def __init__(self):
         self.x, self.f = [], []
 
-    def advance(self, x, f):
+    def advance(self, x: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
         """The accelerated successor of x, of its shape, dtype and device."""
         self.x.append(self.flat(x))
         self.f.append(self.flat(f))
@@ -98,7 +98,7 @@ class Memory:
         return (self.x[-1] + step).to(x).view_as(x)
 
     @staticmethod
-    def flat(x):
+    def flat(x: torch.Tensor) -> torch.Tensor:
         return x.detach().flatten(1).cpu().double().nan_to_num(0.0, 0.0, 0.0)
 
 

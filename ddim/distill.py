@@ -21,8 +21,8 @@ def teacher_states(
 ) -> list[torch.Tensor]:
     """States of dpmpp_2m's run at every `substeps`-th of the sigmas, x first: those of the student's levels.
 
-    model: with guidance. x: (B, ...) noise at sigmas[0]. sigmas: falling floats, the
-    last 0; one less than their number is a multiple of substeps. Raises ValueError if it is not.
+    model: with guidance. x: (B, ...) noise at sigmas[0]. sigmas: falling floats, the last 0; one less than
+    their number is a multiple of substeps. Raises ValueError if it is not.
     """
     if (len(sigmas) - 1) % substeps:
         raise ValueError(f"{len(sigmas) - 1} steps are not a multiple of {substeps} substeps")
@@ -42,10 +42,10 @@ def walk_losses(
 ) -> Iterator[torch.Tensor]:
     """The loss of each DDIM jump of the student's own walk from states[0], one after another.
 
-    denoise: the student's, without guidance. states: the teacher's, one for each
-    of the sigmas. The loss is the mean square error of v against the one that would land on the teacher's
-    state: (SNR + 1) times that of x0_hat. The state passed on is detached, so that the graph of a loss is
-    that of one jump: call its backward before asking for the next.
+    denoise: the student's, without guidance. states: the teacher's (B, ...), one for each of the sigmas. The
+    loss is the mean square error of v against the one that would land on the teacher's state: (SNR + 1) times
+    that of x0_hat. The state passed on is detached, so that the graph of a loss is that of one jump: call its
+    backward before asking for the next.
     """
     x = states[0]
     for i, (a, b, _) in enumerate(jumps(alphas, sigmas)):

@@ -71,11 +71,11 @@ def exact(
 ) -> Inversion:
     """The Inversion of x (B, ...) at sigmas[-1] that ordinary DDIM over the same sigmas undoes.
 
-    Each jump is solved until its error (see Inversion) is
-    at most tolerance, for each picture of the batch on its own; a jump that is not, after max_iterations
-    calls, goes on from its best iterate. finer(i) -> bool, where given, is asked before that: it may put a
-    level between i and i + 1 into alphas and sigmas (lists), and both halves are solved in the jump's place.
-    Raises FloatingPointError where the model returns no finite numbers.
+    Each jump is solved until its error (see Inversion) is at most tolerance, for each picture of the batch on
+    its own; a jump that is not, after max_iterations calls, goes on from its best iterate. finer(i) -> bool,
+    where given, is asked before that: it may put a level between i and i + 1 into alphas and sigmas (lists),
+    and both halves are solved in the jump's place. Raises FloatingPointError where the model returns no
+    finite numbers.
     """
     run, slopes = Inversion.of(x), []
 

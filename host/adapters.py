@@ -1,6 +1,7 @@
 """The host's LoRA adapters on a MODEL's network, to be trained and to be taken off again for a moment."""
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import comfy.model_management
@@ -44,7 +45,7 @@ class Student:
                 "earlier_lora holds no weights for this model's network; it was trained on another one"
             )
 
-    def copy_own(self, name, module):
+    def copy_own(self, name: str, module: torch.nn.Module) -> None:
         """Parameters and buffers of the module itself, for as long as this model is loaded."""
         for part, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             copy = value.detach().clone()
@@ -53,6 +54,7 @@ class Student:
             self.model.add_object_patch(f"{name}.{part}", copy)
 
     def parameters(self) -> list[torch.nn.Parameter]:
+        """The weights that learn: not alpha, which is a number."""
         return [p for each in self.adapters.values() for p in each.parameters() if p.ndim]
 
     def lora(self) -> dict[str, torch.Tensor]:
@@ -64,18 +66,23 @@ class Student:
         }
 
 
-def adapter(name, weight, rank, generator, start):
+def adapter(
+    name: str,
+    weight: torch.Tensor,
+    rank: int,
+    generator: torch.Generator,
+    start: dict[str, torch.Tensor] | None,
+) -> torch.nn.Module:
     """The host's trainable LoRA of one weight, float32: that of `start`, or a new one that changes nothing
-    yet."""
+    yet. Raises ValueError for one of another size, or a damaged one."""
     lora = comfy.weight_adapter.LoRAAdapter
     known = start and lora.load(name, start, float(start.get(f"{name}.alpha", rank)), None)
     if not known:
         up = torch.zeros(weight.shape[0], rank)
         # The host makes up the random one; then the rate that suits depends on the number of inputs.
         down = torch.randn(rank, weight[0].numel(), generator=generator) / weight[0].numel() ** 0.5
-        known = lora(
-            set(), (up, down, float(rank), None, None, None)
-        )  # alpha = rank: the update is up @ down
+        # alpha = rank: the update is up @ down
+        known = lora(set(), (up, down, float(rank), None, None, None))
     up, down = known.weights[:2]
     if (len(up), down[0].numel()) != (len(weight), weight[0].numel()):
         raise ValueError(
@@ -102,7 +109,7 @@ class Read:
 
 
 @contextmanager
-def training():
+def training() -> Iterator[None]:
     """The host's own sign that gradients are wanted, where it has one: some of its fast kernels know none."""
     host, sign = comfy.model_management, "in_training"
     before = getattr(host, sign, None)

@@ -30,6 +30,7 @@ WINDOW = 16  # batches of teacher runs kept, the newest
 AVERAGED = 0.99  # what is kept of the weights' average in a round, once there were many
 WARM_UP, FLAT = 10, 0.5  # rounds in which the rate rises; part of the rounds after which it falls to zero
 PREVIEW = 10  # rounds from one preview of a held-out picture to the next
+OWN = "DDIM with this LoRA"
 RIVALS = {  # the host's samplers of one evaluation a step that are near at few; euler is DDIM at eta 0
     "DDIM": sampling.sample_euler,
     "dpmpp_2m": sampling.sample_dpmpp_2m,
@@ -173,8 +174,8 @@ class Lesson:
             lambda x, sigma: self.answer(x, sigma, prompts, self.cfg, False), x, fine, substeps
         )
 
-    def rounds(self, rounds, runs, rate, batch, checkpointing) -> Iterator[float]:
-        """Train, and yield the loss of each round."""
+    def rounds(self, rounds: int, runs: int, rate: float, batch: int, checkpointing: bool) -> Iterator[float]:
+        """Train, and yield the loss of each round. Raises FloatingPointError where it is not finite."""
         parameters = self.student.parameters()
         optimizer = torch.optim.Adam(parameters, rate, betas=(0.9, 0.99))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: pace(done, rounds))
@@ -240,7 +241,7 @@ class Lesson:
         """
         x, prompts = self.held_out(HELD_OUT)
         wanted = seen(self.teach(x, prompts, FINE)[-1])
-        found = {"DDIM with this LoRA": self.draft(x, prompts)}
+        found = {OWN: self.draft(x, prompts)}
         rivals = {self.cfg: [*self.levels[:-1:2], 0.0], 1.0: self.levels}
         for name, sampler in RIVALS.items():
             for cfg, levels in rivals.items():
@@ -269,7 +270,7 @@ def subdivided(model_sampling: ModelSampling, levels: list[float], parts: int) -
     return [*found, 0.0]
 
 
-def fits(a, b):
+def fits(a: dict, b: dict) -> bool:
     """Whether the host can compute two of its conditionings as one batch: no ControlNet, area, mask or hooks
     that the other has not."""
     own = ("control", "area", "mask", "hooks", "gligen", "timestep_start", "timestep_end")

@@ -1,5 +1,7 @@
 """The edit jump of ddim.edit through the host's guider."""
 
+from collections.abc import Callable
+
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -33,9 +35,16 @@ class EditGuider(comfy.samplers.CFGGuider):
         self.ask("positive")
 
     def ask(self, caption: str) -> None:
+        """Let "source" or "positive", the target, answer from now on."""
         self.caption, self.cfg = caption, self.strengths[caption]
 
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict | None = None,
+        seed: int | None = None,
+    ) -> torch.Tensor:
         return comfy.samplers.sampling_function(
             self.inner_model,
             x,
@@ -49,12 +58,12 @@ class EditGuider(comfy.samplers.CFGGuider):
 
 
 def sample_edit(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     *,
     result: list[edit.Edit],
     batch_index: list[int],
@@ -118,7 +127,9 @@ def edit_latent(
 ) -> tuple[Latent, torch.Tensor, str]:
     """(LATENT, MASK, report) of a LATENT edited from the caption `source` to `target`. Raises ValueError for
     bad input, before any work."""
-    check_options(eta, averages, softness)
+    within("eta", eta, 0, 1)
+    within("averages", averages, 1)
+    within("mask_softness", softness, 0, 100)
     levels = check_sigmas(sigmas, model_sampling(model))
     check_no_cache(model)
     latent = noise_left.check(latents.check(latent, model), 0.0)
@@ -139,13 +150,6 @@ def edit_latent(
     size = zeros[0].shape[-2:]  # of the first kind, where there are several
     mask = run.mask.cpu() if softness > 0 else torch.ones(len(indices), 1, *size)
     return latent | {"samples": edited}, mask.reshape(-1, *size), report(run, change, levels, softness)
-
-
-def check_options(eta: float, averages: int, softness: float) -> None:
-    """Raise ValueError that names the first bad option."""
-    within("eta", eta, 0, 1)
-    within("averages", averages, 1)
-    within("mask_softness", softness, 0, 100)
 
 
 def report(run: edit.Edit, change: torch.Tensor, levels: list[float], softness: float) -> str:

@@ -80,7 +80,8 @@ def value(name: str, dial: str, word: str) -> float | str:
 
 
 def sides(dials: dict, across: str, across_values: str, down: str, down_values: str) -> tuple[list, list]:
-    """The values of the columns and of the rows, as `values` gives them."""
+    """The values of the columns and of the rows, as `values` gives them. Raises ValueError for bad ones, and
+    where both sides are one dial."""
     allowed("across", across, DIALS)
     allowed("down", down, DIALS)
     if across == down:
@@ -102,7 +103,7 @@ def plan(
     cells, schedules = [], {}
     for below, right in itertools.product(rows, columns):
         here = dials | {across: right, down: below}
-        label = f"{across} {written(right)}, {down} {written(below)}"
+        label = f"{across} {as_text(right)}, {down} {as_text(below)}"
         visited = here["steps"], here["stride"], here["denoise"]
         if visited not in schedules:  # which a hundred cells may share
             try:
@@ -116,7 +117,8 @@ def plan(
     return cells, len(columns)
 
 
-def written(value: float | str) -> float | str:
+def as_text(value: float | str) -> float | str:
+    """A dial's value as a picture's label has it: 1, not 1.0."""
     return f"{value:g}" if isinstance(value, float) else value
 
 

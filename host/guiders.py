@@ -17,6 +17,11 @@ def cfg_guider(model: ModelPatcher, positive: list, negative: list, cfg: float) 
     return guider
 
 
+def is_plain(guider: CFGGuider) -> bool:
+    """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
+    return type(guider).predict_noise is CFGGuider.predict_noise
+
+
 def sample(
     guider: CFGGuider,
     noise: torch.Tensor,

@@ -2,6 +2,7 @@
 sampling."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import comfy.samplers
@@ -11,12 +12,11 @@ from comfy.samplers import CFGGuider
 from ..ddim import invert
 from ..ddim.checks import allowed, within
 from . import latents, noise_left
-from .guiders import sample
+from .guiders import is_plain, sample
 from .keyframes import Keyframes
 from .latents import Latent
 from .loop import batched, model_calls
 from .masked import MaskedNoise
-from .measured import plain
 from .model import Start, alphas, check_no_cache, check_sigmas, model_sampling, precision
 from .noise import HeldNoise, batch_noise, latent_noise
 from .page import tell
@@ -52,9 +52,8 @@ class InvertedNoise(Travels):
     def generate_noise(self, latent: Latent) -> torch.Tensor:
         parts = [part.detach().cpu().float() for part in latents.parts(latent)]
         noise = self.held.generate_noise(latent | {"samples": latents.join(parts, latent)})
-        if self.weight == 0 or not any(
-            part.any() for part in parts
-        ):  # the host leaves an empty latent as it is
+        pictured = any(part.any() for part in parts)  # the host leaves an empty latent as it is
+        if self.weight == 0 or not pictured:
             return noise
         seen = self.latent_format.process_in(latents.packed(parts))
         return latents.unpacked(
@@ -106,12 +105,12 @@ class Inverted:
 
 
 def sample_inversion(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     *,
     result: list[Result],
     method: str,
@@ -198,11 +197,16 @@ def invert_latent(
     max_iterations: int = 40,
     refine_sigmas: int = 0,
     noise_seed: int = 0,
-    measure: bool = False,
+    measure_round_trip: bool = False,
 ) -> Inverted:
     """The Inverted of a LATENT over `sigmas`, falling as for sampling, with any GUIDER. Raises ValueError for
     bad input, before any work."""
-    check_options(method, eta, tolerance, max_iterations, refine_sigmas)
+    allowed("method", method, METHODS)
+    within("eta", eta, 0, 1)
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance}; it must be above 0")
+    within("max_iterations", max_iterations, 1)
+    within("refine_sigmas", refine_sigmas, 0)
     model = guider.model_patcher
     levels = check_sigmas(sigmas, model_sampling(model))
     check_no_cache(model)
@@ -239,12 +243,12 @@ def invert_latent(
         sigmas=sigmas,
         top=start.top,
         # CFGOverride and the like give a cfg of their own in a wrapper.
-        guided=not plain(guider) or guider.cfg != 1 or bool(model.get_all_wrappers("predict_noise")),
+        guided=not is_plain(guider) or guider.cfg != 1 or bool(model.get_all_wrappers("predict_noise")),
         precision=precision(model),
         unsettled=result[0].unsettled,
         masked=latent.get("noise_mask") is not None,
     )
-    if measure:
+    if measure_round_trip:
         with_sampler = found.replay if eta > 0 else ddim_sampler()
         again = sample(guider, noise.generate_noise(latent), latent, with_sampler, sigmas, noise_seed)
         seen = [
@@ -253,13 +257,3 @@ def invert_latent(
         ]
         found.round_trip = invert.root_mean_square(seen[0] - seen[1]).max().item()
     return found
-
-
-def check_options(method: str, eta: float, tolerance: float, max_iterations: int, refine_sigmas: int) -> None:
-    """Raise ValueError that names the first bad option."""
-    allowed("method", method, METHODS)
-    within("eta", eta, 0, 1)
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance}; it must be above 0")
-    within("max_iterations", max_iterations, 1)
-    within("refine_sigmas", refine_sigmas, 0)

@@ -1,7 +1,6 @@
 """LATENT dictionaries of every kind: 4-D (images), 5-D (video), nested (video with sound)."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from inspect import signature
 from operator import index
 
@@ -44,19 +43,25 @@ def unpacked(x: torch.Tensor, latent: Latent) -> torch.Tensor:
 
 
 def batch_indices(latent: Latent) -> list[int]:
-    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ..."""
-    count = parts(latent)[0].shape[0]
-    given = latent.get("batch_index")
-    if given is None:
-        return list(range(count))
-    with suppress(TypeError):  # of something that is no list, or holds no whole number
+    """The index of each picture of a LATENT: its `batch_index`, or 0, 1, 2, ... Raises ValueError for one
+    that does not fit."""
+    count, given = parts(latent)[0].shape[0], latent.get("batch_index")
+    indices = list(range(count)) if given is None else whole_indices(given)
+    if indices is None or len(indices) != count:
+        raise ValueError(
+            f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its"
+            f" {count} pictures."
+        )
+    return indices
+
+
+def whole_indices(given: object) -> list[int] | None:
+    """A batch_index, such as a list or a tensor, as plain numbers; None unless they are whole, from 0 up."""
+    try:
         indices = [index(each) for each in given]
-        if len(indices) == count and min(indices, default=0) >= 0:
-            return indices
-    raise ValueError(
-        f"latent_image: its batch_index {given!r:.60} must hold one number from 0 up for each of its {count}"
-        " pictures."
-    )
+    except TypeError:  # no list, or of something else than whole numbers
+        return None
+    return indices if min(indices, default=0) >= 0 else None
 
 
 def empty(latent: Latent, indices: Sequence[int]) -> Latent:
@@ -109,7 +114,7 @@ def fitting(latent: Latent, model: ModelPatcher | None = None) -> Latent:
     return {name: value for name, value in latent.items() if name not in marks} | {"samples": fixed}
 
 
-def check_form(latent, name="latent_image"):
+def check_form(latent: object, name: str = "latent_image") -> None:
     """Raise ValueError that says what is wrong with a LATENT whatever model it is for: no samples, nothing in
     them or the noise_mask, NaN or infinity, other than floating-point numbers, or a batch_index that does not
     fit."""
@@ -134,14 +139,15 @@ def check_form(latent, name="latent_image"):
             check_numbers(f"{name}: its noise_mask", mask)
 
 
-def check_numbers(name, values):
+def check_numbers(name: str, values: torch.Tensor) -> None:
+    """Raise ValueError unless all values are finite floating-point numbers."""
     if not values.is_floating_point():
         raise ValueError(f"{name} holds numbers of type {values.dtype}; they must be floating-point numbers")
     if not torch.isfinite(values).all():
         raise ValueError(f"{name} holds NaN or infinite values; the node that made it went wrong")
 
 
-def check(latent, model):
+def check(latent: Latent, model: ModelPatcher) -> Latent:
     """`latent` ready for `model`. Raises ValueError for what `check_form` refuses, and for another number of
     channels or dimensions than the model's."""
     check_form(latent)
@@ -162,7 +168,7 @@ def check(latent, model):
     return ready
 
 
-def spread(mask, x):
+def spread(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A MASK at the size and for each picture of x (B, C, ...), in its dtype and on its device. Raises
     ValueError for sound, and for video with sound."""
     if x.ndim < 4:
@@ -170,7 +176,7 @@ def spread(mask, x):
     return comfy.sampler_helpers.prepare_mask(mask, x.shape, x.device).to(x.dtype)
 
 
-def check_mask(name, mask):
+def check_mask(name: str, mask: torch.Tensor) -> None:
     """Raise ValueError unless a MASK holds values from 0 to 1."""
     if mask.numel() == 0:
         raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")

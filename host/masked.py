@@ -1,6 +1,7 @@
 """What a model sees where a noise mask covers the picture in part."""
 
 import torch
+from comfy.samplers import KSamplerX0Inpaint
 
 from ..ddim import invert
 from .model import Start
@@ -23,7 +24,7 @@ class MaskedNoise:
 
     def __init__(
         self,
-        model,
+        model: KSamplerX0Inpaint,
         mask: torch.Tensor | None,
         start: Start,
         alphas: list[float],
@@ -63,5 +64,5 @@ class MaskedNoise:
         run.states[0] = invert.on_cpu(self.start.alpha * self.picture + self.start.scale * noise)
         return max(moved) if self.soft else 0.0
 
-    def uncovered(self, noise):
+    def uncovered(self, noise: torch.Tensor) -> torch.Tensor:
         return torch.where(self.mask != 0, noise, self.given)

@@ -82,12 +82,12 @@ def check_no_cache(model: ModelPatcher) -> None:
         )
 
 
-def precision(model) -> torch.dtype:
+def precision(model: ModelPatcher) -> torch.dtype:
     """The dtype in which a MODEL computes."""
     return model.model.manual_cast_dtype or model.model.get_dtype()
 
 
-def check_sigmas(sigmas, sampling=None):
+def check_sigmas(sigmas: torch.Tensor, sampling: ModelSampling | None = None) -> list[float]:
     """SIGMAS as a list of floats. Raises ValueError unless they are finite, 0 or at least LEAST, two or more,
     never rising, start above 0 and (given ``sampling``) within the model's range."""
     levels = sigmas.detach().flatten().double().cpu().tolist()

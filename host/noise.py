@@ -84,7 +84,8 @@ class HeldNoise(Travels):
     name     what an error message calls it
     empty_only  whether it holds on an empty latent alone, as noise that was mixed from inverted noise does
 
-    A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers.
+    A single picture's noise serves every picture of a batch. Raises ValueError for NaN and infinite numbers,
+    and asked for a latent of another shape, for pictures that it does not hold, and where empty_only says so.
     """
 
     parts: tuple[torch.Tensor, ...]
@@ -153,6 +154,8 @@ class InterpolatedNoise(Travels):
     rows      rows of the grid; 1 with two corners
     mode      "slerp", "linear", or "variation": each frame is a neighbour of a, `strength` of a right angle
               away in the direction that b has for this frame
+
+    Raises ValueError, asked for a picture beyond the last frame.
     """
 
     corners: tuple[object, ...]
@@ -176,9 +179,8 @@ class InterpolatedNoise(Travels):
                 f" to {total - 1}. Connect the latent that comes out of the interpolation."
             )
         whole = latents.empty(latent, self.pictures)
-        for many, one in zip(
-            latents.parts(whole), parts, strict=True
-        ):  # inverted noise asks what picture it is added to
+        # Inverted noise asks what picture it is added to.
+        for many, one in zip(latents.parts(whole), parts, strict=True):
             for place, index in enumerate(indices):
                 many[index // (self.rows * self.frames)] = one[place]
         corners = [

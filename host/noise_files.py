@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
 
 from . import latents
 from .inversion import InvertedNoise
@@ -219,7 +220,7 @@ def _write(data, folder, name, counter):
 
 def find(name: str) -> str:
     """The path of a saved file: "name", "folder/name", or with " [input]" or " [output]" behind it; plain
-    names lie in input."""
+    names lie in input. Raises ValueError for one that is not there, or lies elsewhere."""
     if not isinstance(name, str):
         raise ValueError(f"file is {name!r}; it must be the name of a file")
     bare, root = folder_paths.annotated_filepath(name)
@@ -246,7 +247,7 @@ def listing() -> list[str]:
     return found
 
 
-def workflow(hidden) -> dict[str, str]:
+def workflow(hidden: io.HiddenHolder | None) -> dict[str, str]:
     """Header entries that let the page open the workflow from the file, as the host's SaveLatent writes
     them."""
     if hidden is None or args.disable_metadata:
@@ -255,7 +256,7 @@ def workflow(hidden) -> dict[str, str]:
     return header | {"prompt": json.dumps(hidden.prompt)} if hidden.prompt else header
 
 
-def model_name(hidden, model: ModelPatcher) -> str:
+def model_name(hidden: io.HiddenHolder | None, model: ModelPatcher) -> str:
     """The file that the saving node's model comes from, else its loader's name, else its class: as far as the
     graph tells."""
     graph = hidden.prompt if hidden and hidden.prompt else {}

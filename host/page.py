@@ -92,12 +92,14 @@ def picture(query: Mapping[str, str]) -> dict:
 
 
 def whole(text: str) -> int:
+    """The query's `steps`. Raises ValueError for anything but a whole number."""
     if not (text.isascii() and text.isdigit() and len(text) < 7):
         raise ValueError(f"steps is {text[:20]!r}; it must be a whole number")
     return int(text)
 
 
 def fraction(text: str) -> float:
+    """The query's `denoise`. Raises ValueError for what is no number."""
     try:
         return float(text)
     except ValueError:

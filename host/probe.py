@@ -15,8 +15,9 @@ from ..ddim.measured.coefficients import Coefficients
 from ..ddim.measured.schedule import CRITERIA, Measurement, measure
 from ..ddim.multistep import PLMS, DPMSolver2M
 from . import latents
+from .guiders import is_plain
 from .latents import Latent
-from .measured import Guidance, Recipe, kind, plain, rounded
+from .measured_sampler import BoundCoefficients, GuidanceHook, kind, rounded
 from .model import ModelSampling, check_no_cache, model_sampling
 from .noise import latent_noise
 from .sampler import ddim_sampler
@@ -64,7 +65,13 @@ class Prompts(comfy.samplers.CFGGuider):
         self.names = ["positive", *(f"positive_{k}" for k in range(2, len(positives) + 1))]
         self.inner_set_conds(dict(zip(self.names, positives, strict=True)) | {"negative": negative})
 
-    def predict_noise(self, x, timestep, model_options=None, seed=None):
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict | None = None,
+        seed: int | None = None,
+    ) -> torch.Tensor:
         parts = zip(x.chunk(len(self.names)), timestep.chunk(len(self.names)), self.names, strict=True)
         return torch.cat(
             [
@@ -99,9 +106,8 @@ def measured_schedule(
     images: int = 4,
     refine: int = 4,
     guider: comfy.samplers.CFGGuider | None = None,
-) -> tuple[torch.Tensor, Recipe | None, Measurement]:
-    """(SIGMAS (steps + 1,), Recipe of coefficients or None where they gain nothing, what was found) for a
-    MODEL.
+) -> tuple[torch.Tensor, BoundCoefficients | None, Measurement]:
+    """(SIGMAS (steps + 1,), coefficients or None where they gain nothing, what was found) for a MODEL.
 
     Errors are those of the LATENT. latent gives the size of the pictures; its first one is used. positives:
     the prompts, `images` pictures of each. order and sampler_name: of the sampler without coefficients that
@@ -129,7 +135,7 @@ def measured_schedule(
         guider.set_cfg(cfg)
     else:
         model, positives = guider.model_patcher, [None]
-        cfg = float(guider.cfg) if plain(guider) else type(guider).__name__
+        cfg = float(guider.cfg) if is_plain(guider) else type(guider).__name__
     guided = cfg != 1 and not isinstance(cfg, str)
     check_no_cache(model)
     sampling = model_sampling(model)
@@ -146,7 +152,7 @@ def measured_schedule(
 
     def measuring(model, x, sigmas, extra_args=None, callback=None, disable=None):
         calls, x = itertools.count(), x.float()
-        guidance = Guidance(len(x))
+        guidance = GuidanceHook(len(x))
         watched = guidance.watched(extra_args)
         told = watched["model_options"]["transformer_options"]
         reference = told["sample_sigmas"]
@@ -195,7 +201,7 @@ def measured_schedule(
     coefficients = Coefficients(tuple(sigmas.tolist()), weights, measured.coefficients.guided)
     return (
         sigmas,
-        Recipe(coefficients, kind(model.model), cfg if isinstance(cfg, str) else float(cfg)),
+        BoundCoefficients(coefficients, kind(model.model), cfg if isinstance(cfg, str) else float(cfg)),
         measured,
     )
 

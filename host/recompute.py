@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from torch.autograd.function import FunctionCtx
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -45,7 +46,7 @@ def blocks(network: torch.nn.Module) -> Iterator[torch.nn.Module]:
             yield child
 
 
-def recomputed(forward: Callable, *args, **kwargs):
+def recomputed(forward: Callable, *args, **kwargs) -> object:
     """forward(*args, **kwargs), of which nothing but the input is kept for the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
@@ -76,13 +77,15 @@ class Recomputed(torch.autograd.Function):
     """run(*tensors), computed again for its gradients."""
 
     @staticmethod
-    def forward(ctx, run, anchor, *tensors):
+    def forward(
+        ctx: FunctionCtx, run: Callable, anchor: torch.Tensor, *tensors: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         ctx.run = run
         ctx.save_for_backward(*tensors)
         return run(*tensors)
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         learns = ctx.needs_input_grad[2:]
         given = [x.detach().requires_grad_(y) for x, y in zip(ctx.saved_tensors, learns, strict=True)]
         with torch.enable_grad(), copies_saved():

@@ -1,5 +1,6 @@
 """A recorded inversion as a ComfyUI SAMPLER."""
 
+from collections.abc import Callable
 from math import isclose
 
 import comfy.samplers
@@ -48,12 +49,12 @@ def held_to_the_record(
 
 @SamplerFunction
 def sample_replay(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     *,
     levels: list[float],
     alpha: list[float],
@@ -101,7 +102,8 @@ def sample_replay(
 
 
 def position(wanted: list[float], levels: list[float]) -> int:
-    """Where the sigmas `wanted` lie in the recorded ones, without a gap."""
+    """Where the sigmas `wanted` lie in the recorded ones, without a gap. Raises ValueError where they do
+    not."""
     for first in range(len(levels) - len(wanted) + 1):
         if all(isclose(a, b, rel_tol=1e-5) for a, b in zip(wanted, levels[first:], strict=False)):
             return first

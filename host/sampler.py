@@ -60,6 +60,8 @@ class Options(Travels):
         within("clip_range", self.clip_range, 0.01)
         allowed("noise_device", self.noise_device, NOISE_DEVICES)
         within("noise_seed", self.noise_seed, 0, 0xFFFFFFFF)
+        if self.batch_index is not None and latents.whole_indices(self.batch_index) is None:
+            raise ValueError(f"batch_index is {self.batch_index!r:.60}; it must hold whole numbers from 0 up")
 
 
 def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
@@ -69,18 +71,19 @@ def ddim_sampler(**options) -> comfy.samplers.KSAMPLER:
 
 @SamplerFunction
 def sample_ddim(
-    model,
-    x,
-    sigmas,
-    extra_args=None,
-    callback=None,
-    disable=None,
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
     **options,
 ) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample`; `options` are fields of Options.
 
     The state is float32 whatever the model's dtype. The noise of the jump that leaves sigma_t is a stream of
-    its own, so a run split in two (SplitSigmas) draws what the whole run draws.
+    its own, so a run split in two (SplitSigmas) draws what the whole run draws. Raises ValueError for bad
+    options or sigmas, a start that is not finite, and a batch_index of another length.
     """
     extra_args, options = extra_args or {}, Options(**options)
     sampling = model.inner_model.inner_model.model_sampling
@@ -90,7 +93,8 @@ def sample_ddim(
         raise ValueError(
             "the noise or the latent_image that sampling starts from holds NaN or infinite values"
         )
-    indices = range(x.shape[0]) if options.batch_index is None else options.batch_index
+    given = options.batch_index
+    indices = range(x.shape[0]) if given is None else latents.whole_indices(given)
     if len(indices) != x.shape[0]:
         raise ValueError(f"batch_index names {len(indices)} pictures, but {x.shape[0]} are sampled")
     seed = extra_args.get("seed") or 0
@@ -101,9 +105,8 @@ def sample_ddim(
         drawn = batch_noise(
             seed, indices, x.shape[1:], device=device, stream=stream(levels[i], options.noise_seed)
         )
-        return comfy.model_management.cast_to_device(
-            drawn, x.device, x.dtype
-        )  # without waiting for the device, where the host knows how
+        # Without waiting for the device, where the host knows how.
+        return comfy.model_management.cast_to_device(drawn, x.device, x.dtype)
 
     mask = None if options.mask is None else latents.spread(options.mask, x)
     with model_calls(model, x, sigmas, extra_args, callback, disable) as (denoise, report):

@@ -49,6 +49,7 @@ def visited(total: int, steps: int, stride: str, denoise: float = 1.0) -> list[i
 
 
 def used(total: int, denoise: float) -> int:
+    """How many of the lowest of `total` timesteps a denoise leaves."""
     return max(1, round(denoise * total))
 
 
@@ -96,7 +97,7 @@ def split(text: str) -> tuple[str, str]:
 
 def written(text: str) -> tuple[str, list[float]]:
     """("timesteps", "times" or "sigmas", numbers) of a written list or of a name for one; what follows # on a
-    line is for readers, and coefficients (measured.py) after the list are not its matter.
+    line is for readers, and coefficients (measured_sampler.py) after the list are not its matter.
 
     The numbers fall; noise levels end in 0. Raises ValueError that names the first bad entry.
     """
@@ -126,7 +127,8 @@ def written(text: str) -> tuple[str, list[float]]:
 
 
 def written_rows(numbers: Sequence[float], total: int) -> list[int]:
-    """The numbers of a written list as rows of a table of `total` timesteps."""
+    """The numbers of a written list as rows of a table of `total` timesteps. Raises ValueError for one that
+    is none."""
     for value in numbers:
         if not 0 <= value < total:
             raise ValueError(

@@ -51,7 +51,6 @@ def frames_each(images: torch.Tensor, latent: Latent | None = None) -> int:
     they are not the latent's, or nothing can be sampled from it."""
     if latent is None:
         return 1
-    latents.check_form(latent)
     count, samples = len(latents.batch_indices(latent)), latents.parts(latent)[0]
     each = len(images) // count
     if each < 1 or count * each != len(images) or (each > 1 and samples.ndim < 5):

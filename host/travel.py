@@ -6,6 +6,7 @@ among the loaded modules, else in the custom_nodes folders of the ComfyUI that o
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 # Runs in the process that opens a pickle, by itself and without the pack: the standard library and ComfyUI's
@@ -85,10 +86,10 @@ _FIND, _REBUILD = _Finder("find"), _Finder("rebuild")
 class SamplerFunction:
     """A sampler function of this pack, which a SAMPLER holds: called like it, pickled by its place."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable):
         functools.update_wrapper(self, function)
 
-    def __call__(self, *arguments, **options):
+    def __call__(self, *arguments, **options) -> object:
         return self.__wrapped__(*arguments, **options)
 
     def __reduce__(self):

@@ -130,4 +130,5 @@ def rounds(found: Inverted) -> bool:
 
 
 def step(found: Inverted, i: int) -> str:
+    """Jump i as the report names it, from 1."""
     return f"step {i + 1} (sigma {found.sigmas[i]:.4g} to {found.sigmas[i + 1]:.4g})"

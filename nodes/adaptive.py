@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..ddim.measured.schedule import CRITERIA
 from ..ddim.multistep import ADAMS_BASHFORTH
-from ..host import measured, probe
+from ..host import guiders, measured_sampler, probe
 from .checked import checked
 from .inputs import cfg_input, seed_input
 from .schema import schema
@@ -15,7 +15,7 @@ DISTILLED = 1.1  # a denoiser without guidance gives at most 1 (first_spread), f
 LOOKS_DISTILLED = (
     "This model looks distilled: without guidance its first estimates differ more between seeds than its"
     " pictures do. Such a model knows the jumps that it was made for: its own levels, in DDIM Custom"
-    " Schedule, may serve it better"
+    " Schedule, may serve it better."
 )
 
 
@@ -29,10 +29,9 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             advanced=["criterion", "probe_steps", "probe_images", "refine"],
             has_intermediate_output=True,
             description=(
-                "A schedule and a sampler measured on your own model, prompt and guidance: a fine reference"
-                " run of a few pictures, then the noise levels at which this many steps come closest to it,"
-                " and the coefficients that bring each step there. Measure once; the text output, pasted into"
-                " DDIM Custom Schedule, carries both without measuring again."
+                "Finds out where a small number of steps is spent best: it measures your own model, prompt"
+                " and guidance once, and gives a schedule and a sampler fitted to them. Paste the text"
+                " output into DDIM Custom Schedule to use both again without measuring."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to measure, with its LoRAs and patches."),
@@ -44,9 +43,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     ),
                 ),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
-                cfg_input(
-                    "The guidance that you will sample with: it bends the run, so it changes the best steps."
-                ),
+                cfg_input("The guidance that you will sample with. The best steps depend on it."),
                 io.Latent.Input("latent_image", tooltip="Size of the pictures. Its first picture is used."),
                 io.Int.Input(
                     "steps",
@@ -102,10 +99,10 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     min=0,
                     max=32,
                     tooltip=(
-                        "True runs of steps calls, four more than this: of the most promising schedules, the"
-                        " host's among them, for coefficients, and of the host's samplers to compare with. 0"
-                        " trusts the reference run alone: the schedule by dynamic programming, without"
-                        " coefficients."
+                        "How many trial runs of steps calls to make; four more are added. They try the most"
+                        " promising schedules, ComfyUI's among them, fit the coefficients, and run ComfyUI's"
+                        " samplers to compare with. 0 makes no trial run: the schedule then comes from the"
+                        " reference run alone, without coefficients."
                     ),
                 ),
                 io.Combo.Input(
@@ -125,8 +122,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                         name,
                         optional=True,
                         tooltip=(
-                            "One more prompt to measure on, with as many pictures: the result then serves"
-                            " prompts that it has not seen better."
+                            "One more prompt to measure on, with as many pictures. The result then serves"
+                            " new prompts better."
                         ),
                     )
                     for name in ("positive_2", "positive_3", "positive_4")
@@ -135,9 +132,8 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                     "guider",
                     optional=True,
                     tooltip=(
-                        "Measured as it is, with its own model, prompts and guidance, in place of those"
-                        " above. The difference that guidance makes serves as a coefficient only where it is"
-                        " a plain CFGGuider."
+                        "A guider to measure in place of the model, prompts and cfg above. Only a plain"
+                        " CFGGuider lets the coefficients use the difference that guidance makes."
                     ),
                 ),
             ],
@@ -151,7 +147,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="What is gained over the host's samplers, the errors, and what it cost.",
+                    tooltip="What is gained over ComfyUI's samplers, the errors, and what measuring cost.",
                 ),
                 io.Sampler.Output(
                     display_name="sampler",
@@ -187,7 +183,7 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
     ):
         begun = time.perf_counter()
         prompts = [each for each in (positive, positive_2, positive_3, positive_4) if each is not None]
-        sigmas, recipe, found = probe.measured_schedule(
+        sigmas, bound, found = probe.measured_schedule(
             model,
             prompts,
             negative,
@@ -208,14 +204,14 @@ class DDIMAdaptiveScheduler(io.ComfyNode):
             pictures += f" of each of {len(prompts)} prompts"
         at = f"at cfg {cfg:g}" if guider is None else f"with {type(guider).__name__}"
         text = report(found, f"{pictures} {at}", time.perf_counter() - begun)
-        unguided = cfg == 1 if guider is None else measured.plain(guider) and guider.cfg == 1
+        unguided = cfg == 1 if guider is None else guiders.is_plain(guider) and guider.cfg == 1
         if unguided and found.first_spread > DISTILLED:
             text += f"\n{LOOKS_DISTILLED}"
-        if recipe is None:
+        if bound is None:
             sampler = probe.plain_sampler(sampler_name, order)
-            written = measured.sigmas_text(sigmas)
+            written = measured_sampler.sigmas_text(sigmas)
         else:
-            sampler, written = measured.measured_sampler(recipe), measured.recipe_text(recipe)
+            sampler, written = measured_sampler.as_sampler(bound), measured_sampler.as_text(bound)
         return io.NodeOutput(sigmas, written, text, sampler, ui=ui.PreviewText(text))
 
 
@@ -223,18 +219,18 @@ def report(found, on, seconds):
     """What was found and what it cost, in a few lines."""
     steps = len(found.by_steps)
     lines = [gain(found, steps), f"schedule: {found.source}; measured on {on}"]
-    errors = {"with coefficients, on pictures held out": found.held_out, "without": found.plain}
+    errors = {"with coefficients, on unseen pictures": found.held_out, "without coefficients": found.plain}
     lines.append(", ".join(f"{how}: {error:.4g}" for how, error in errors.items() if error is not None))
     if found.rivals:
         runs = sorted(found.rivals.items(), key=lambda each: each[1])
-        lines.append("the host's: " + ", ".join(f"{' '.join(pair)} {error:.4g}" for pair, error in runs))
+        lines.append("ComfyUI's own: " + ", ".join(f"{' '.join(pair)} {error:.4g}" for pair, error in runs))
     shown = [k for k in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50) if k <= steps]
     table = "  ".join(f"{k}: {found.by_steps[k - 1]:.3g}" for k in shown)
     return "\n".join(
         [
             *filter(None, lines),
-            f"sum of the jumps' errors along the reference, by steps:  {table}",
-            "errors are RMSE of the final latent to the reference",
+            f"errors of the single jumps, summed, by number of steps:  {table}",
+            "errors are RMSE of the final latent to the run of many steps",
             f"cost: {found.calls} model calls, {seconds:.1f} s",
         ]
     )
@@ -242,18 +238,19 @@ def report(found, on, seconds):
 
 def gain(found, steps):
     """The first sentence: what the coefficients are worth on pictures that they were not fitted to."""
-    calls = f"{steps} call{'s' if steps > 1 else ''}"
     if not found.rivals:
-        return f"{calls}: nothing was compared, as refine is 0; the sampler is plain"
+        return "Nothing was compared, because refine is 0; the sampler is plain."
     (sampler, schedule), error = min(found.rivals.items(), key=lambda each: each[1])
-    best = f"the best tried of ComfyUI's ({sampler}, {schedule}, {error:.4g}), at equal calls"
+    best = f"the best tried of ComfyUI's ({sampler}, {schedule})"
+    at = f"at {steps} model call{'s' if steps > 1 else ''}"
     if found.coefficients is None:
-        return f"{calls}: coefficients gain nothing here, the sampler is plain; {best}"
+        return f"The coefficients gain nothing {at}, so the sampler is plain. Compared with {best}."
     if found.held_out is None:
-        return f"{calls}: one picture tells nothing of others; probe_images 2 shows the gain over {best}"
+        return f"One picture tells nothing of others: with probe_images 2 the gain over {best} is measured."
     share = 1 - found.held_out / error
     return (
-        f"{calls}: {abs(share):.0%} {'nearer to' if share > 0 else 'farther from'} the reference than {best}"
+        f"The measured sampler comes {abs(share):.0%} {'nearer to' if share > 0 else 'less near to'} the"
+        f" picture of many steps than {best}, {at}."
     )
 
 

@@ -24,13 +24,15 @@ def checked(execute):
     """For every node's execute: an input of another kind than its schema says, a number outside its widget's
     range and a damaged LATENT are refused by name, before anything else is looked at.
 
-    The host looks at what is written in a widget alone, and lets NaN through there.
+    The host looks at what is written in a widget alone, and lets NaN through there. The functions of host/
+    check their own numbers beside, for scripts that call them.
     """
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
     def run(*arguments, **named):
-        given = signature.bind(*arguments, **named).arguments
+        bound = signature.bind(*arguments, **named)
+        given = bound.arguments | bound.kwargs
         for wanted in given["cls"].define_schema().inputs:
             if wanted.id in given and not (wanted.optional and given[wanted.id] is None):
                 check(wanted, given[wanted.id])

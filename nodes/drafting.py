@@ -1,12 +1,21 @@
 """Draft, pick, finish: DDIMSeed, DDIMContactSheet, DDIMDraftSwitch."""
 
+from functools import partial
+
 from comfy_api.latest import io
+from comfy_execution.validation import validate_node_input
 
 from ..host import sheet
 from ..host.noise import SeedNoise
 from .checked import checked
-from .inputs import seed_input
+from .inputs import ANY, seed_input
 from .schema import schema
+
+Branch, Chosen = io.AnyType.Input, io.AnyType.Output
+if validate_node_input(io.MatchType.io_type, "LATENT"):  # older hosts refuse such links
+    # One type for all three, that of what is connected, which the page shows and holds to.
+    template = io.MatchType.Template("branch", io.AnyType)
+    Branch, Chosen = (partial(each, template=template) for each in (io.MatchType.Input, io.MatchType.Output))
 
 
 class DDIMSeed(io.ComfyNode):
@@ -46,9 +55,9 @@ class DDIMContactSheet(io.ComfyNode):
             display_name="DDIM Contact Sheet",
             search_aliases=["image picker", "choose image", "pick from batch", "preview chooser", "history"],
             description=(
-                "Shows a batch of drafts and passes on the picked ones alone. While nothing is picked, what"
-                " hangs behind it does not run, so a graph drafts until you like one: then one click finishes"
-                " it, from its own noise."
+                "Shows a batch of drafts and passes on only those you pick. While nothing is picked, the"
+                " nodes behind it do not run. So you draft until you like one; then one click finishes it,"
+                " from its own noise."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The drafts: a batch of pictures."),
@@ -129,12 +138,8 @@ class DDIMDraftSwitch(io.ComfyNode):
                 " one do not run. What is computed stays cached, so turning the switch back costs nothing."
             ),
             inputs=[
-                io.AnyType.Input(
-                    "draft", lazy=True, tooltip="The quick branch: any type, such as IMAGE or LATENT."
-                ),
-                io.AnyType.Input(
-                    "final", lazy=True, tooltip="The careful branch: the same type as the draft."
-                ),
+                Branch("draft", lazy=True, tooltip="The quick branch: any type, such as IMAGE or LATENT."),
+                Branch("final", lazy=True, tooltip="The careful branch: the same type as the draft."),
                 io.Boolean.Input(
                     "use_final",
                     default=False,
@@ -147,7 +152,7 @@ class DDIMDraftSwitch(io.ComfyNode):
                     ),
                 ),
             ],
-            outputs=[io.AnyType.Output(display_name="chosen", tooltip="What the chosen branch gave.")],
+            outputs=[Chosen(display_name="chosen", tooltip="What the chosen branch gave.")],
         )
 
     @classmethod
@@ -158,9 +163,9 @@ class DDIMDraftSwitch(io.ComfyNode):
             {kind.strip() for kind in str(input_types.get(name, own)).split(",")}
             for name, own in (("draft", "*"), ("final", "*"), ("use_final", "BOOLEAN"))
         )
-        if not switch & {"BOOLEAN", "*"}:
+        if not switch & {"BOOLEAN", *ANY}:
             return f"use_final is {', '.join(switch)}; it must be BOOLEAN"
-        if "*" in draft | final or draft & final:
+        if ANY & (draft | final) or draft & final:
             return True
         return (
             f"draft is {', '.join(draft)} and final is {', '.join(final)}; both branches must have the same"

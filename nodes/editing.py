@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..host import edit
 from .checked import checked
-from .inputs import cfg_input, seed_input
+from .inputs import cfg_input, model_input, seed_input
 from .schema import schema
 
 
@@ -18,11 +18,11 @@ class DDIMEdit(io.ComfyNode):
             advanced=["averages"],
             has_intermediate_output=True,
             description=(
-                "Change a picture by what tells two captions apart, without inverting it: two model calls a"
-                " step, on every model type."
+                "Changes a picture from one caption to another without inverting it. Two model calls a step,"
+                " on every model type."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="Any model that ComfyUI samples: eps, v, EDM or flow."),
+                model_input(),
                 io.Conditioning.Input("source", tooltip="What the picture shows: its own caption."),
                 io.Conditioning.Input("target", tooltip="What it is to show: the caption, changed."),
                 io.Conditioning.Input("negative", tooltip="Only used where a cfg is not 1."),
@@ -39,8 +39,8 @@ class DDIMEdit(io.ComfyNode):
                 io.Sigmas.Input(
                     "sigmas",
                     tooltip=(
-                        "Where they start is the strength of the edit: the whole way allows the largest; a"
-                        " later part (SplitSigmas, denoise) keeps more."
+                        "Where they start sets the strength of the edit. A whole schedule allows the largest"
+                        " change; a later part of it (SplitSigmas, denoise) keeps more of the picture."
                     ),
                 ),
                 io.Float.Input(
@@ -61,7 +61,7 @@ class DDIMEdit(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="Noises that each step is averaged over; every one costs two model calls a step.",
+                    tooltip="Over how many noises each step is averaged. Each costs two model calls a step.",
                 ),
                 io.Float.Input(
                     "mask_softness",
@@ -72,8 +72,8 @@ class DDIMEdit(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     tooltip=(
-                        "Above 0 the change is taken in full only where the captions differ most: the higher,"
-                        " the fewer such places. 0 is off."
+                        "Above 0 the change is taken in full only where the captions differ most. The"
+                        " higher, the fewer such places. 0 is off."
                     ),
                 ),
             ],

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..ddim.stride import STRIDES
 from ..host.sampler import Options
 
+ANY = {io.AnyType.io_type, io.MatchType.io_type}  # what the server hears of a link whose type is open
 SEED_MAX = 0xFFFFFFFFFFFFFFFF
 ETA_TOOLTIP = (
     "0 is DDIM: no noise is added, the same start gives the same picture. 1 is DDPM: the full noise of the"
@@ -74,7 +75,7 @@ def denoise_input():
         max=1.0,
         step=0.01,
         tooltip=(
-            "Below 1 only that part of the timesteps is used, from the top of which the picture is noised:"
-            " lower keeps more of it. Steps stay the number of model calls."
+            "Below 1 the picture is noised only part of the way, and only that part of the timesteps is"
+            " used: the lower, the more of the picture is kept. The number of model calls stays the same."
         ),
     )

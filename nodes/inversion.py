@@ -49,9 +49,9 @@ def solver_inputs():
             step=0.01,
             round=0.001,
             tooltip=(
-                "0 solves for the noise. Above 0 the states are drawn and a noise map is recorded for each"
-                " step: use the replay sampler, which returns the picture exactly, and edits it well with"
-                " another prompt and higher cfg."
+                "0 solves for the noise. Above 0 noisy states are drawn at random, and a noise map is"
+                " recorded for each step. Then sample with the replay output: it returns the picture"
+                " exactly, and edits it well with another prompt and higher cfg."
             ),
         ),
         io.Float.Input(
@@ -73,8 +73,8 @@ def solver_inputs():
             min=1,
             max=1000,
             tooltip=(
-                "Only for exact: most model calls for one step. A step that needs more goes on from its best"
-                " state, and the report says so."
+                "Only for exact: the most model calls that one step may take. A step that needs more goes on"
+                " from its best state, and the report says so."
             ),
         ),
         io.Boolean.Input(
@@ -93,8 +93,8 @@ def solver_inputs():
             max=SEED_MAX,
             control_after_generate=False,
             tooltip=(
-                "Seed of what is drawn: the states with eta above 0, and the noise under the covered part of"
-                " a mask."
+                "Seed of everything drawn at random: the states with eta above 0, and the noise under the"
+                " covered part of a mask."
             ),
         ),
         io.Int.Input(
@@ -105,8 +105,8 @@ def solver_inputs():
             min=0,
             max=1000,
             tooltip=(
-                "Only for exact: most sigmas that may be inserted where a step cannot be solved, as above cfg"
-                " 2. Sample with refined_sigmas then."
+                "Only for exact: how many sigmas may be inserted at most where a step cannot be solved,"
+                " which happens above cfg 2. Then sample with refined_sigmas."
             ),
         ),
     ]
@@ -128,8 +128,8 @@ def outputs():
         io.Sampler.Output(
             display_name="replay",
             tooltip=(
-                "Starts at the recorded state of its first sigma and adds what each step recorded. The same"
-                " sigmas, or a later part of them (SplitSigmas)."
+                "A sampler that starts at the recorded state and adds what each step recorded. Use it with"
+                " the same sigmas, or a later part of them (SplitSigmas)."
             ),
         ),
         io.String.Output(
@@ -142,8 +142,8 @@ def outputs():
         io.Latent.Output(
             display_name="state",
             tooltip=(
-                "The picture with the noise left in it, where the sigmas start: for DisableNoise and the same"
-                " sigmas, or to invert on over the sigmas above them, with another model too."
+                "The picture with noise still in it, at the first of the sigmas. Sample it with DisableNoise"
+                " and the same sigmas, or invert it on over the sigmas above them, with another model too."
             ),
         ),
         io.Sigmas.Output(
@@ -163,8 +163,8 @@ class DDIMInversion(io.ComfyNode):
             advanced=["tolerance", "max_iterations", "noise_seed", "refine_sigmas"],
             has_intermediate_output=True,
             description=(
-                "Find the noise from which sampling returns a picture, on every model type. Sample from it"
-                " with the same sigmas for the same picture, with a changed prompt for an edited one."
+                "Finds the noise from which sampling returns a picture, on every model type. Sample from it"
+                " with the same sigmas to get the picture back, and with a changed prompt to edit it."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model that will sample from the noise."),
@@ -185,34 +185,8 @@ class DDIMInversion(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        model,
-        positive,
-        negative,
-        cfg,
-        latent_image,
-        sigmas,
-        method,
-        eta,
-        tolerance,
-        max_iterations,
-        measure_round_trip=False,
-        noise_seed=0,
-        refine_sigmas=0,
-    ):
-        return DDIMInversionAdvanced.execute(
-            guiders.cfg_guider(model, positive, negative, cfg),
-            latent_image,
-            sigmas,
-            method=method,
-            eta=eta,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            measure_round_trip=measure_round_trip,
-            noise_seed=noise_seed,
-            refine_sigmas=refine_sigmas,
-        )
+    def execute(cls, model, positive, negative, cfg, latent_image, sigmas, **solver):
+        return inverted(guiders.cfg_guider(model, positive, negative, cfg), latent_image, sigmas, **solver)
 
 
 class DDIMInversionAdvanced(io.ComfyNode):
@@ -225,8 +199,8 @@ class DDIMInversionAdvanced(io.ComfyNode):
             advanced=["tolerance", "max_iterations", "noise_seed", "refine_sigmas"],
             has_intermediate_output=True,
             description=(
-                "DDIM Inversion with a guider of your own: dual prompts, perpendicular negatives, two models."
-                " What returns the picture is a run with the same guider and sigmas."
+                "DDIM Inversion with a guider of your own: dual prompts, perpendicular negatives, two"
+                " models. To get the picture back, sample with the same guider and sigmas."
             ),
             inputs=[
                 io.Guider.Input("guider", tooltip="The guider of the run that returns the picture."),
@@ -238,34 +212,18 @@ class DDIMInversionAdvanced(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        guider,
-        latent_image,
-        sigmas,
-        method,
-        eta,
-        tolerance,
-        max_iterations,
-        measure_round_trip=False,
-        noise_seed=0,
-        refine_sigmas=0,
-    ):
-        run = inversion.invert_latent(
-            guider,
-            latent_image,
-            sigmas,
-            method=method,
-            eta=eta,
-            tolerance=tolerance,
-            max_iterations=max_iterations,
-            refine_sigmas=refine_sigmas,
-            noise_seed=noise_seed,
-            measure=measure_round_trip,
-        )
-        text = verdict.report(run, tolerance, eta, method)
-        values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
-        return io.NodeOutput(*values, ui=ui.PreviewText(text))
+    def execute(cls, guider, latent_image, sigmas, **solver):
+        return inverted(guider, latent_image, sigmas, **solver)
+
+
+def inverted(guider, latent_image, sigmas, *, method, eta, tolerance, **others):
+    """What both nodes give; named are the values of `solver_inputs`."""
+    run = inversion.invert_latent(
+        guider, latent_image, sigmas, method=method, eta=eta, tolerance=tolerance, **others
+    )
+    text = verdict.report(run, tolerance, eta, method)
+    values = run.noise, run.latent, run.replay, text, run.state, run.sigmas
+    return io.NodeOutput(*values, ui=ui.PreviewText(text))
 
 
 class DDIMReplayStrength(io.ComfyNode):
@@ -276,8 +234,8 @@ class DDIMReplayStrength(io.ComfyNode):
             display_name="DDIM Replay Strength",
             search_aliases=["edit strength", "keep the picture"],
             description=(
-                "How closely an edit keeps to its picture: the replay of an inversion, with the recorded"
-                " states mixed back in. Turning it does not invert again."
+                "Sets how closely an edit keeps to its picture. While the edit is sampled, it mixes the"
+                " states back in that the inversion recorded. Turning it does not invert again."
             ),
             inputs=[
                 io.Sampler.Input("replay", tooltip="The output replay of DDIM Inversion."),
@@ -289,8 +247,8 @@ class DDIMReplayStrength(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     tooltip=(
-                        "Part of the way back to the recorded state after each step: 0 leaves the edit free,"
-                        " 1 returns the picture."
+                        "How far each step is pulled back to the recorded state. 0 leaves the edit free, 1"
+                        " returns the picture."
                     ),
                 ),
                 io.Float.Input(
@@ -299,7 +257,7 @@ class DDIMReplayStrength(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The part of the recorded steps after which it begins.",
+                    tooltip="The part of the recorded steps after which the pull begins.",
                 ),
                 io.Float.Input(
                     "end",
@@ -307,12 +265,15 @@ class DDIMReplayStrength(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The part of the recorded steps after which it ends; the last ones are free.",
+                    tooltip=(
+                        "The part of the recorded steps after which the pull ends. The steps after it are"
+                        " free."
+                    ),
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where to keep to the picture: white. Without it, everywhere.",
+                    tooltip="White where the picture is to be kept. Without a mask, everywhere.",
                 ),
             ],
             outputs=[

@@ -10,6 +10,7 @@ from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
 from .checked import checked
+from .inputs import ANY
 from .schema import CATEGORY, schema
 
 NOISE = f"{CATEGORY}/noise"
@@ -27,9 +28,9 @@ class DDIMNoiseInterpolation(io.ComfyNode):
             category=NOISE,
             search_aliases=["slerp", "variation seed", "subseed", "morph", "seed travel"],
             description=(
-                "From one noise to another in a number of frames. Sample the latent with the noise, both from"
-                " this node, at eta 0: each frame is a picture of its own, and the pictures go over into one"
-                " another. With two more corners the frames fill a grid."
+                "Walks from one noise to another in a number of frames. Sample this node's latent with its"
+                " noise at eta 0: each frame is a picture of its own, and the pictures turn into one"
+                " another. With two more noises the frames fill a grid."
             ),
             inputs=[
                 io.Noise.Input(
@@ -43,8 +44,8 @@ class DDIMNoiseInterpolation(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image",
                     tooltip=(
-                        "Size of the pictures. A batch gives each of its pictures an interpolation of its"
-                        " own, one after the other."
+                        "Size of the pictures. Of a batch each picture gets its own walk, one after the"
+                        " other."
                     ),
                 ),
                 io.Int.Input(
@@ -154,8 +155,9 @@ class DDIMNoiseArithmetic(io.ComfyNode):
             category=NOISE,
             search_aliases=["add noise", "noise math", "mix noise"],
             description=(
-                "base + weight (plus - minus), each picture scaled back to the strength of its base. With"
-                " noises from DDIM Inversion: add to one picture what tells two others apart."
+                "Adds the difference between two noises to a third: base + weight (plus - minus), scaled"
+                " back to the strength of the base. With noises from DDIM Inversion it carries a trait from"
+                " one picture to another."
             ),
             inputs=[
                 io.Noise.Input("base", tooltip="The noise to start from; its seed is handed on."),
@@ -368,7 +370,7 @@ class DDIMLoadNoise(io.ComfyNode):
         """A linked name, such as DDIM Save Noise's, is not known before it runs: file is then None."""
         if "file" in input_types:
             kind = input_types["file"]
-            return kind in ("STRING", "COMBO", "*") or f"file is {kind}; it must be STRING"
+            return kind in {"STRING", "COMBO", *ANY} or f"file is {kind}; it must be STRING"
         try:
             noise_files.find(file)
         except ValueError as error:

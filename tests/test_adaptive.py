@@ -16,7 +16,7 @@ from ddim_toolkit.ddim.measured import schedule as measuring
 from ddim_toolkit.ddim.measured.coefficients import RIDGE, Coefficients, Fit, Measured
 from ddim_toolkit.ddim.measured.reference import Reference, integrals, reference_run
 from ddim_toolkit.ddim.multistep import PLMS, DPMSolver2M
-from ddim_toolkit.host import measured, probe, sampler, schedule
+from ddim_toolkit.host import measured_sampler, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling, table
 from ddim_toolkit.host.noise import latent_noise
 from helpers import empty
@@ -239,13 +239,13 @@ def test_weights_of_adams_bashforth_make_it_plms():
 def test_every_number_of_steps_up_to_the_probe(kind, criterion):
     model = analytic.model(kind, analytic.four_modes())
     for steps in (1, 2, 3, 7, 11, 12):
-        sigmas, recipe, found = probe.measured_schedule(
+        sigmas, bound, found = probe.measured_schedule(
             model, [C], C, 1.0, EMPTY, steps, probe_steps=12, images=2, refine=0, criterion=criterion
         )
         assert sigmas.shape == (steps + 1,) and sigmas[-1] == 0 and (sigmas.diff() < 0).all()
         assert sigmas[0] == float(model_sampling(model).sigma_max)
-        assert found.calls == 12 and len(found.by_steps) == steps and recipe is None
-        assert torch.equal(schedule.custom_sigmas(model, measured.sigmas_text(sigmas)), sigmas)
+        assert found.calls == 12 and len(found.by_steps) == steps and bound is None
+        assert torch.equal(schedule.custom_sigmas(model, measured_sampler.sigmas_text(sigmas)), sigmas)
 
 
 def test_without_refinement_the_schedule_is_the_path_of_dynamic_programming():
@@ -275,7 +275,7 @@ def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind, nam
     def error(sigmas, used):
         return (run(sigmas, used) - exact).flatten(1).square().mean(1).sqrt().mean()
 
-    sigmas, recipe, found = probe.measured_schedule(
+    sigmas, bound, found = probe.measured_schedule(
         model, [C], C, 1.0, EMPTY, 8, seed=1, images=images, refine=4, order=order, sampler_name=name
     )
     host = {
@@ -297,7 +297,7 @@ def test_better_than_every_host_schedule_on_seeds_that_were_not_probed(kind, nam
         else:
             assert ours < host[used]
     if images == 16:  # four pictures of a mixture do not show its every mode
-        given = measured.measured_sampler(recipe) if recipe else probe.plain_sampler(name, order)
+        given = measured_sampler.as_sampler(bound) if bound else probe.plain_sampler(name, order)
         assert error(sigmas, given) < min(host.values())
 
 

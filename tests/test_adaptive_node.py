@@ -13,7 +13,7 @@ from comfy_extras import nodes_easycache
 from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.demo import model as demo
-from ddim_toolkit.host import measured, probe, sampler
+from ddim_toolkit.host import measured_sampler, probe, sampler
 from ddim_toolkit.host.noise import latent_noise
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
 from helpers import empty, encode
@@ -41,7 +41,8 @@ def test_node():
     model = analytic.model(ModelType.FLOW, analytic.four_modes())
     sigmas, text, report, used = execute(model)
     assert len(sigmas) == 5 and text.startswith("sigmas: 1.0, ") and "2 pictures at cfg 2" in report
-    assert "4 calls: " in report.splitlines()[0] and "the best tried of ComfyUI's (" in report.splitlines()[0]
+    assert " to the picture of many steps than the best tried of ComfyUI's (" in report.splitlines()[0]
+    assert report.splitlines()[0].endswith(", at 4 model calls.")
     again = execute(model)
     assert torch.equal(again[0], sigmas) and again[1] == text
     other = execute(model, order=2, sampler_name="dpmpp_2m")
@@ -66,9 +67,9 @@ def test_a_guider_is_measured_as_it_is():
     other = Halved(model)
     other.set_conds(C, C)
     sigmas, text, _, used = execute(None, cfg=2.0, guider=other, sampler_name="measured")
-    assert "cfg Halved, check" in text and used.extra_options["recipe"].coefficients.guided is False
-    read = measured.read(text.split("\n", 1)[1], sigmas)
-    assert read == used.extra_options["recipe"]
+    assert "cfg Halved, check" in text and used.extra_options["bound"].coefficients.guided is False
+    read = measured_sampler.read(text.split("\n", 1)[1], sigmas)
+    assert read == used.extra_options["bound"]
     noise, empty = latent_noise(EMPTY, 3), EMPTY["samples"]
     assert other.sample(noise, empty, used, sigmas, disable_pbar=True, seed=3).isfinite().all()
     with pytest.raises(ValueError, match="cfg: the sampler was measured at Halved; this run's is CFGGuider"):

@@ -10,6 +10,7 @@ import torch
 from comfy_extras import nodes_custom_sampler as core
 from ddim_toolkit.host import schedule
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
+from ddim_toolkit.nodes.editing import DDIMEdit
 from ddim_toolkit.nodes.grid import DDIMDialGrid
 from ddim_toolkit.nodes.inversion import DDIMInversion
 from ddim_toolkit.nodes.noise import DDIMNoiseArithmetic, DDIMNoiseInterpolation
@@ -91,15 +92,40 @@ def trajectory(model, positive, negative, latent):
 def inversion(method, eta, model, positive, negative, latent):
     """With the run that measures its round trip."""
     return DDIMInversion.execute(
-        model, positive, negative, 1.0, latent, strided(model), method, eta, 1e-4, 20, True
+        model,
+        positive,
+        negative,
+        1.0,
+        latent,
+        strided(model),
+        method=method,
+        eta=eta,
+        tolerance=1e-4,
+        max_iterations=20,
+        measure_round_trip=True,
     ).args[1]["samples"]
 
 
 def replay(model, positive, negative, latent):
     maps = DDIMInversion.execute(
-        model, positive, negative, 1.0, latent, strided(model), "ddim", 1.0, 1e-4, 20
+        model,
+        positive,
+        negative,
+        1.0,
+        latent,
+        strided(model),
+        method="ddim",
+        eta=1.0,
+        tolerance=1e-4,
+        max_iterations=20,
     ).args[2]
     return advanced(model, positive, negative, A, maps, strided(model), latent)
+
+
+def edit(model, positive, negative, latent):
+    return DDIMEdit.execute(
+        model, negative, positive, negative, 1.0, 1.0, latent, strided(model), 0.5, 1, 2, 0.5
+    ).args[0]["samples"]
 
 
 def adaptive(model, positive, negative, latent):
@@ -118,6 +144,7 @@ RUNS = {
     "ddim inversion": partial(inversion, "ddim", 0.0),
     "noise maps": partial(inversion, "exact", 1.0),
     "replay": replay,
+    "edit": edit,
     "adaptive": adaptive,
 }
 

@@ -232,23 +232,6 @@ def test_levels_are_inserted_where_guidance_folds():
         assert rmse(reached, after) < 1e-4 * (1 + step[0] ** 2) ** 0.5
 
 
-def test_cancel():
-    model, picture, _ = gaussians(ModelType.EPS)
-    network, calls = model.model.diffusion_model, []
-    forward = network.forward
-
-    def count(*args, **kwargs):
-        calls.append(1)
-        comfy.model_management.interrupt_current_processing(len(calls) == 5)
-        return forward(*args, **kwargs)
-
-    network.forward = count
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        edited(model, picture, sigmas_of(model, 8))
-    assert len(calls) == 5
-    comfy.model_management.interrupt_current_processing(False)
-
-
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -156,13 +156,28 @@ def test_the_name_that_save_gives_may_be_linked_to_load(server):
     graph = graphs.Graph(size=64)
     noise, latent = graph.noise(5), graph.empty()
     file = graph.node("DDIMSaveNoise", noise=noise, latent_image=latent, filename_prefix="linked").out(0)
-    again = graph.node("DDIMLoadNoise", file=file).out(0)
-    for name, value in (("one", noise), ("two", again)):
+    chosen = graph.node("DDIMDraftSwitch", draft=file, final=file, use_final=True).out(0)
+    values = {"saved": noise}
+    for name, each in (("linked", file), ("chosen", chosen)):
+        values[name] = graph.node("DDIMLoadNoise", file=each).out(0)
+    for name, value in values.items():
         drawn = graph.node("DDIMLatentFromNoise", noise=value, latent_image=graph.empty()).out(0)
         graph.saved(drawn, name)
     outputs = queue(server, graph)["outputs"]
-    one, two = (load(server.image(outputs[f"save {name}"]["latents"][0])) for name in ("one", "two"))
-    assert one["latent_tensor"].equal(two["latent_tensor"])
+    saved, *loaded = (
+        load(server.image(outputs[f"save {name}"]["latents"][0]))["latent_tensor"] for name in values
+    )
+    assert all(each.equal(saved) for each in loaded)
+
+
+def test_one_draft_switch_may_follow_another(server):
+    """The host does not know the type of what the first one gives."""
+    graph = graphs.Graph(size=64)
+    chosen = graph.empty()
+    for use_final in (True, False):
+        chosen = graph.node("DDIMDraftSwitch", draft=chosen, final=graph.empty(), use_final=use_final).out(0)
+    graph.saved(chosen, "chosen")
+    assert queue(server, graph)["outputs"]["save chosen"]["latents"]
 
 
 @pytest.mark.parametrize(

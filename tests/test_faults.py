@@ -319,14 +319,19 @@ def test_any_dial_gives_a_finite_picture_twice(kind, stride, steps, eta, varianc
 def test_importing_the_pack_does_no_work():
     """No weights, no network, no torch module beyond those ComfyUI has: what import adds is our own files and
     no open file."""
-    code = (
-        "import os, sys; sys.path.insert(0, os.environ['CHECKOUT']); from runner.inprocess import start\npack"
-        " = start(os.environ['COMFYUI_PATH'], '--cpu')\nimport asyncio, comfy.samplers, comfy.sd,"
-        " comfy.sample, latent_preview, comfy_extras.nodes_custom_sampler, comfy_api.latest, nodes\nbefore ="
-        " set(sys.modules)\nasyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())\nadded ="
-        " {name.partition('.')[0] for name in set(sys.modules) - before}\nassert added == {'ddim_toolkit'},"
-        " added\nassert 'ddim_toolkit.demo.model' not in sys.modules\n"
-    )
+    code = """
+import asyncio, os, sys
+sys.path.insert(0, os.environ["CHECKOUT"])
+from runner.inprocess import start
+pack = start(os.environ["COMFYUI_PATH"], "--cpu")
+import comfy.samplers, comfy.sd, comfy.sample, latent_preview, comfy_extras.nodes_custom_sampler
+import comfy_api.latest, execution, nodes
+before = set(sys.modules)
+asyncio.run(asyncio.run(pack.comfy_entrypoint()).get_node_list())
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+assert added == {"ddim_toolkit"}, added
+assert "ddim_toolkit.demo.model" not in sys.modules
+"""
     comfyui = os.environ.get("COMFYUI_PATH") or str(ROOT / ".comfyui" / "ComfyUI")
     done = subprocess.run(
         [sys.executable, "-c", code],

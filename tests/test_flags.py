@@ -88,7 +88,17 @@ def here(dtype):
         ).args[0]
         sigmas = schedule.stride_sigmas(model, STEPS, "linspace")[0]
         noise = DDIMInversion.execute(
-            model, positive, negative, 1.0, draft, sigmas, "exact", 0.0, 1e-5, 40, True
+            model,
+            positive,
+            negative,
+            1.0,
+            draft,
+            sigmas,
+            method="exact",
+            eta=0.0,
+            tolerance=1e-5,
+            max_iterations=40,
+            measure_round_trip=True,
         ).args[1]
         return draft["samples"], noise["samples"], vae.decode(draft["samples"])[0].clamp(0, 1)
 

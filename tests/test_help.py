@@ -1,6 +1,8 @@
 """In-app help and translations: complete, and true to the nodes."""
 
 import json
+import re
+from collections import Counter
 
 import pytest
 from conftest import ROOT
@@ -67,10 +69,24 @@ def words(entry, place=()):
     return {key: word for name in entry for key, word in words(entry[name], (*place, name)).items()}
 
 
+NAME = r"^- \*\*[^*]+\*\*(?: \(`\w+`\))?: "  # of an input or output, at the beginning of its line
+
+
+def held(english, text):
+    """A translation has the figures, code and links of English, and digits for its words up to nine."""
+    for kind in (r"`[^`]+`", r"\]\((\S+?)\)"):
+        assert sorted(re.findall(kind, english)) == sorted(re.findall(kind, text)), text
+    ours, theirs = (
+        Counter(map(float, re.findall(r"\d*\.?\d+", re.sub(r"\]\(\S+?\)", "", each))))
+        for each in (english, text)
+    )
+    assert not ours - theirs and all(figure in range(1, 10) for figure in theirs - ours), text
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("file", ["nodeDefs.json", "commands.json"])
 def test_every_language_has_every_word(language, file):
-    """The same keys as English, and no sentence left in English."""
+    """The same keys and figures as English, and no sentence left in English."""
     english, found = (
         words(json.loads((LOCALE.parent / each / file).read_text(encoding="utf-8")))
         for each in ("en", language)
@@ -78,6 +94,8 @@ def test_every_language_has_every_word(language, file):
     assert found.keys() == english.keys() and all(found.values())
     sentences = {place for place in found if place[-1] in ("description", "tooltip", "label")}
     assert not [place for place in sentences if found[place].isascii()]
+    for place in sentences:
+        held(english[place], found[place])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -93,8 +111,9 @@ def test_help_in_every_language(name, language):
     labels += zip(NODES[name]["output_name"], node["outputs"].values(), strict=True)
     for label, translated in labels:
         assert f"- **{translated['name']}** (`{label}`): " in text, label
-    for source in english.split("\n## Source\n")[1].strip().splitlines():
-        assert source in text
+    assert text.count("\n") == english.count("\n")
+    for ours, theirs in zip(english.splitlines(), text.splitlines(), strict=True):
+        held(re.sub(NAME, "", ours), re.sub(NAME, "", theirs))
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -104,7 +123,10 @@ def test_help(name):
     assert text.startswith(f"# {NODES[name]['display_name']}\n")
     for heading in ("## Inputs", "## Outputs", "## Example", "## Source"):
         assert f"\n{heading}\n" in text
-    for label in [*inputs(NODES[name]), *NODES[name]["output_name"]]:
+    for label, options in inputs(NODES[name]).items():
+        shown = options.get("display_name") or label
+        assert f"- **{shown}**: " in text if shown == label else f"- **{shown}** (`{label}`): " in text, label
+    for label in NODES[name]["output_name"]:
         assert f"- **{label}**: " in text, label
 
 

@@ -69,7 +69,7 @@ def found(model, pictures, sigmas, **options):
 def test_round_trip(kind, steps):
     model, pictures = mixture(kind)
     sigmas = sigmas_of(model, steps)
-    result = found(model, pictures, sigmas, measure=True)
+    result = found(model, pictures, sigmas, measure_round_trip=True)
     assert result.run.calls <= {10: 40, 20: 65, 50: 130}[steps]
     assert result.round_trip <= BOUND[steps]
     for name, with_sampler in {
@@ -196,7 +196,7 @@ def test_noise_mask(kind, eta):
     mask[..., 2:6, 2:6] = 1
     sigmas = sigmas_of(model, 20)
     result = inversion.invert_latent(
-        guider(model), {"samples": pictures, "noise_mask": mask}, sigmas, eta=eta, measure=True
+        guider(model), {"samples": pictures, "noise_mask": mask}, sigmas, eta=eta, measure_round_trip=True
     )
     assert result.round_trip < 1e-5
     with_sampler = result.replay if eta else comfy.samplers.sampler_object("euler")
@@ -210,14 +210,14 @@ def test_noise_mask(kind, eta):
 def test_video_and_nested_latents():
     video, pictures = mixture(ModelType.FLOW, (4, 3, 8, 8))
     sigmas = sigmas_of(video, 10)
-    assert found(video, pictures, sigmas, measure=True).round_trip < 1e-5
+    assert found(video, pictures, sigmas, measure_round_trip=True).round_trip < 1e-5
 
     packed, flat = mixture(ModelType.FLOW, (1, 4 * 8 * 8 + 10))
     nested = comfy.nested_tensor.NestedTensor(
         [flat[..., :256].reshape(-1, 4, 8, 8), flat[..., 256:].reshape(-1, 2, 5)]
     )
     for part in (sigmas, sigmas[3:]):
-        result = inversion.invert_latent(guider(packed), {"samples": nested}, part, measure=True)
+        result = inversion.invert_latent(guider(packed), {"samples": nested}, part, measure_round_trip=True)
         assert result.round_trip < 1e-5 and result.latent["samples"].is_nested
 
 
@@ -254,7 +254,7 @@ def test_half_precision_model_stays_near(dtype, bound):
     network.forward = lambda x, *args, **kwargs: (
         forward(x.to(dtype).float(), *args, **kwargs).to(dtype).float()
     )
-    result = found(model, pictures.to(dtype), sigmas_of(model, 20), measure=True)
+    result = found(model, pictures.to(dtype), sigmas_of(model, 20), measure_round_trip=True)
     assert result.latent["samples"].dtype == torch.float32
     assert result.run.calls < 20 * 15 and result.round_trip < bound
 
@@ -266,7 +266,7 @@ def test_a_model_that_rounds_has_no_folds():
     network = model.model.diffusion_model
     network.dtype, forward = torch.bfloat16, network.forward
     network.forward = lambda x, *args, **kwargs: forward(x.float(), *args, **kwargs).bfloat16()
-    result = found(model, pictures, sigmas_of(model, 20, "linspace"), measure=True)
+    result = found(model, pictures, sigmas_of(model, 20, "linspace"), measure_round_trip=True)
     assert any(result.run.stalled) and result.round_trip < 1e-4
     text = verdict.report(result, 1e-5, 0.0, "exact")
     assert text.startswith("The picture comes back exactly.") and "not converged: step" in text
@@ -278,7 +278,7 @@ def test_a_model_that_rounds_has_no_folds():
 
 def test_report_names_the_step_that_did_not_converge():
     model, pictures = mixture()
-    result = found(model, pictures, sigmas_of(model, 5), max_iterations=2, measure=True)
+    result = found(model, pictures, sigmas_of(model, 5), max_iterations=2, measure_round_trip=True)
     text = verdict.report(result, 1e-5, 0.0, "exact")
     assert text.startswith("The picture comes back with visible differences")
     assert "not converged: step 5" in text and "round trip: RMSE" in text
@@ -324,23 +324,6 @@ def test_a_model_that_turns_to_nan_is_named():
 
     with pytest.raises(FloatingPointError, match="step"):
         invert.exact(broken, torch.ones(1, 4, 8, 8), [1.0] * 6, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
-
-
-def test_cancel():
-    model, pictures = mixture()
-    network, calls = model.model.diffusion_model, []
-    forward = network.forward
-
-    def count(*args, **kwargs):
-        calls.append(1)
-        comfy.model_management.interrupt_current_processing(len(calls) == 5)
-        return forward(*args, **kwargs)
-
-    network.forward = count
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        found(model, pictures, sigmas_of(model, 20))
-    assert len(calls) == 5
-    comfy.model_management.interrupt_current_processing(False)
 
 
 def test_noise_is_a_value_that_pickles():

@@ -35,7 +35,17 @@ def test_round_trip_on_the_shipped_model(shipped, cook, steps):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, steps, "linspace")
     noise, numbers, replay, report, *_ = DDIMInversion.execute(
-        model, positive, negative, 1.0, latent, sigmas, "exact", 0.0, 1e-5, 100, True
+        model,
+        positive,
+        negative,
+        1.0,
+        latent,
+        sigmas,
+        method="exact",
+        eta=0.0,
+        tolerance=1e-5,
+        max_iterations=100,
+        measure_round_trip=True,
     ).args
     process_in = model.model.process_latent_in
     measured = float(report.split("round trip: RMSE ")[1].split()[0])
@@ -61,7 +71,7 @@ def test_ten_pictures_that_it_was_not_trained_on(shipped):
         guiders.cfg_guider(model, positive, encode(clip, ""), 1.0),
         {"samples": vae.encode(images).detach()},
         sigmas,
-        measure=True,
+        measure_round_trip=True,
     )
     assert result.round_trip < 1e-4
 
@@ -71,7 +81,16 @@ def test_noise_maps_on_the_shipped_model(shipped, cook, eta):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 10, "trailing")
     noise, _, replay, report, *_ = DDIMInversion.execute(
-        model, positive, negative, 3.0, latent, sigmas, "exact", eta, 1e-5, 40
+        model,
+        positive,
+        negative,
+        3.0,
+        latent,
+        sigmas,
+        method="exact",
+        eta=eta,
+        tolerance=1e-5,
+        max_iterations=40,
     ).args
     back = advanced(model, positive, negative, 3.0, noise, replay, sigmas, latent)
     assert rmse(back, latent["samples"]) < 1e-5 and "10 model calls" in report
@@ -83,7 +102,16 @@ def test_few_steps_at_high_guidance_stay_finite(shipped, cook):
     model, (latent, positive, negative) = shipped[0], cook
     sigmas, _ = schedule.stride_sigmas(model, 4, "trailing")
     noise, numbers, _, report, *_ = DDIMInversion.execute(
-        model, positive, negative, 8.0, latent, sigmas, "exact", 0.0, 1e-5, 6
+        model,
+        positive,
+        negative,
+        8.0,
+        latent,
+        sigmas,
+        method="exact",
+        eta=0.0,
+        tolerance=1e-5,
+        max_iterations=6,
     ).args
     assert torch.isfinite(numbers["samples"]).all() and "not converged: step" in report
 
@@ -111,10 +139,10 @@ def test_bad_input_is_named_before_work():
             1.0,
             latent,
             torch.tensor([]),
-            "exact",
-            0.0,
-            1e-5,
-            40,
+            method="exact",
+            eta=0.0,
+            tolerance=1e-5,
+            max_iterations=40,
         )
 
 

@@ -105,7 +105,7 @@ def test_noise_is_not_taken_for_a_picture():
     with pytest.raises(ValueError, match="latent_image is the noise that an inversion found"):
         inversion.invert_latent(guider(model), latents.take(result.latent, [len(given) - 1] * 3), sigmas)
     again = result.latent | {"samples": given}  # as a sampler hands the other keys on
-    assert inversion.invert_latent(guider(model), again, sigmas, measure=True).round_trip < 1e-4
+    assert inversion.invert_latent(guider(model), again, sigmas, measure_round_trip=True).round_trip < 1e-4
 
 
 def test_a_state_belongs_to_its_sigma():
@@ -159,7 +159,7 @@ def test_other_guiders(shipped):
     latent = {"samples": vae.encode(pictures.load(pictures.NAMES[0])).detach()}
     sigmas = schedule.stride_sigmas(model, 20, "linspace")[0]
     for made in gentle_guiders(model, *(encode(clip, text) for text in (pictures.NAMES[0], "red heart", ""))):
-        assert inversion.invert_latent(made, latent, sigmas, measure=True).round_trip < 1e-4
+        assert inversion.invert_latent(made, latent, sigmas, measure_round_trip=True).round_trip < 1e-4
 
 
 def test_guidance_with_a_momentum_is_noticed(shipped):
@@ -185,7 +185,7 @@ def test_noise_maps_with_a_momentum_are_not_called_exact(shipped):
     patched = nodes_apg.APG.execute(model, 1.0, 0.0, -0.5).args[0]
     made = guiders.cfg_guider(patched, encode(clip, pictures.NAMES[0]), encode(clip, ""), 3.0)
     sigmas = schedule.stride_sigmas(model, 5, "linspace")[0]
-    result = inversion.invert_latent(made, latent, sigmas, eta=1.0, measure=True)
+    result = inversion.invert_latent(made, latent, sigmas, eta=1.0, measure_round_trip=True)
     assert result.round_trip > 0.01
     assert "comes back with visible differences" in verdict.report(result, 1e-5, 1.0, "exact")
     result.round_trip = None
@@ -214,7 +214,7 @@ def test_keyframes_of_hooks_return_the_picture(shipped):
     positive = [[cond, options | {"hooks": hooks}] for cond, options in encode(clip, pictures.NAMES[0])]
     sigmas = schedule.stride_sigmas(model, 10, "linspace")[0]
     made = guiders.cfg_guider(model, positive, encode(clip, ""), 1.0)
-    assert inversion.invert_latent(made, latent, sigmas, measure=True).round_trip < 1e-4
+    assert inversion.invert_latent(made, latent, sigmas, measure_round_trip=True).round_trip < 1e-4
 
 
 @pytest.mark.parametrize(

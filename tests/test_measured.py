@@ -11,7 +11,7 @@ import torch
 from comfy.model_base import ModelType
 from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
-from ddim_toolkit.host import measured, probe, sampler, schedule
+from ddim_toolkit.host import measured_sampler, probe, sampler, schedule
 from ddim_toolkit.host.model import model_sampling
 from ddim_toolkit.nodes.adaptive import DDIMAdaptiveScheduler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule
@@ -55,7 +55,7 @@ def run(model, used, sigmas, positive=C, negative=C, cfg=1.0, latent=None, seed=
 
 
 def made(model, steps=STEPS, cfg=1.0, seed=0):
-    """A Recipe with weights near DDIM's, drawn at random."""
+    """Bound coefficients with weights near DDIM's, drawn at random."""
     sigmas = probe.as_sigmas([*probe.probe_levels(model_sampling(model), 4 * steps)[::4][:steps], 0.0])
     generator = torch.Generator().manual_seed(seed)
     guided = cfg != 1
@@ -63,9 +63,9 @@ def made(model, steps=STEPS, cfg=1.0, seed=0):
     rows = [0.1 * torch.randn(count, generator=generator) for count in counts]
     for row in rows:
         row[0] += 1
-    weights = measured.rounded([row.tolist() for row in rows])
+    weights = measured_sampler.rounded([row.tolist() for row in rows])
     coefficients = Coefficients(tuple(sigmas.tolist()), weights, guided)
-    return measured.Recipe(coefficients, measured.kind(model.model), cfg), sigmas
+    return measured_sampler.BoundCoefficients(coefficients, measured_sampler.kind(model.model), cfg), sigmas
 
 
 @KINDS
@@ -74,7 +74,7 @@ def test_the_sampler_is_its_formula(kind, cfg):
     """x_{k+1} = x_k + h w . F, each piece asked of the host by itself: x0_hat, and both halves of
     guidance."""
     model, positive, negative = prompted(kind)
-    recipe, sigmas = made(model, cfg=cfg)
+    bound, sigmas = made(model, cfg=cfg)
     states = []
 
     def by_hand(guided, x, sigmas, extra_args, **_):
@@ -92,14 +92,12 @@ def test_the_sampler_is_its_formula(kind, cfg):
             slopes.insert(0, (x - x0) / t)
             differences.insert(0, (halves[0] - halves[1]) / t)
             features = [*slopes[:3], *(differences[:2] if cfg != 1 else ()), start]
-            x = x + (s - t) * sum(
-                w * f for w, f in zip(recipe.coefficients.weights[k], features, strict=True)
-            )
+            x = x + (s - t) * sum(w * f for w, f in zip(bound.coefficients.weights[k], features, strict=True))
         states.append(x)
         return x
 
     wanted = run(model, comfy.samplers.KSAMPLER(by_hand), sigmas, positive, negative, cfg)
-    found = run(model, measured.measured_sampler(recipe), sigmas, positive, negative, cfg)
+    found = run(model, measured_sampler.as_sampler(bound), sigmas, positive, negative, cfg)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -108,9 +106,9 @@ def test_guidance_costs_no_call(kind):
     model, positive, negative = prompted(kind)
     calls, forward = [], model.model.diffusion_model.forward
     model.model.diffusion_model.forward = lambda *a, **k: calls.append(len(a[0])) or forward(*a, **k)
-    recipe, sigmas = made(model, cfg=CFG)
+    bound, sigmas = made(model, cfg=CFG)
     counts = []
-    for used in (sampler.ddim_sampler(), measured.measured_sampler(recipe)):
+    for used in (sampler.ddim_sampler(), measured_sampler.as_sampler(bound)):
         calls.clear()
         run(model, used, sigmas, positive, negative, CFG)
         counts.append(sum(calls))
@@ -149,7 +147,7 @@ def test_several_prompts_are_as_many_runs_of_one(kind):
 def test_measured_under_guidance_it_is_nearer_on_other_seeds(kind):
     model, positive, negative = prompted(kind)
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
-    sigmas, recipe, found = probe.measured_schedule(
+    sigmas, bound, found = probe.measured_schedule(
         model,
         [positive],
         negative,
@@ -162,7 +160,7 @@ def test_measured_under_guidance_it_is_nearer_on_other_seeds(kind):
         seed=2,
         sampler_name="measured",
     )
-    assert recipe.cfg == CFG and recipe.coefficients.guided and found.held_out < min(found.rivals.values())
+    assert bound.cfg == CFG and bound.coefficients.guided and found.held_out < min(found.rivals.values())
     many = torch.zeros(12, 4, 8, 8)
     fine = schedule.stride_sigmas(model, 250, "trailing")[0]
 
@@ -179,7 +177,7 @@ def test_measured_under_guidance_it_is_nearer_on_other_seeds(kind):
         for sigmas in probe.host_schedules(model_sampling(model), 8).values()
         if len(sigmas) == 9
     )
-    assert error(measured.measured_sampler(recipe), sigmas) < 0.8 * best
+    assert error(measured_sampler.as_sampler(bound), sigmas) < 0.8 * best
 
 
 @torch.no_grad()
@@ -188,7 +186,7 @@ def test_six_measured_calls_of_the_shipped_model_come_nearer_than_six_of_dpmpp_2
     model, clip, _ = shipped
     positive, negative = encode(clip, "woman astronaut"), encode(clip, "")
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
-    sigmas, recipe, _ = probe.measured_schedule(
+    sigmas, bound, _ = probe.measured_schedule(
         model,
         [positive],
         negative,
@@ -210,20 +208,20 @@ def test_six_measured_calls_of_the_shipped_model_come_nearer_than_six_of_dpmpp_2
         return end(comfy.samplers.sampler_object("dpmpp_2m"), known)
 
     fine = host("karras", 60)
-    assert rmse(end(measured.measured_sampler(recipe), sigmas), fine) < 0.75 * rmse(host("beta", 6), fine)
+    assert rmse(end(measured_sampler.as_sampler(bound), sigmas), fine) < 0.75 * rmse(host("beta", 6), fine)
 
 
 def test_the_sampler_pickles():
     model = analytic.model(ModelType.EPS, analytic.four_modes())
-    recipe, sigmas = made(model)
-    used = measured.measured_sampler(recipe)
+    bound, sigmas = made(model)
+    used = measured_sampler.as_sampler(bound)
     assert torch.equal(run(model, pickle.loads(pickle.dumps(used)), sigmas), run(model, used, sigmas))
 
 
 def test_it_refuses_what_it_was_not_measured_for():
     model, positive, negative = prompted(ModelType.EPS)
-    recipe, sigmas = made(model, cfg=CFG)
-    used = measured.measured_sampler(recipe)
+    bound, sigmas = made(model, cfg=CFG)
+    used = measured_sampler.as_sampler(bound)
     with pytest.raises(ValueError, match="sigmas: the sampler was measured for the 7 sigmas 14.61, "):
         run(model, used, sigmas[:-2], positive, negative, CFG)
     with pytest.raises(ValueError, match="sigmas: "):
@@ -239,7 +237,7 @@ def test_it_refuses_what_it_was_not_measured_for():
     with pytest.raises(ValueError, match="eta is 0.5"):
         run(
             model,
-            comfy.samplers.KSAMPLER(measured.sample_measured, {"recipe": recipe, "eta": 0.5}),
+            comfy.samplers.KSAMPLER(measured_sampler.sample_measured, {"bound": bound, "eta": 0.5}),
             sigmas,
             positive,
             negative,
@@ -256,14 +254,14 @@ class Twice(comfy.samplers.CFGGuider):
 
 def test_a_guider_that_asks_twice_is_named():
     model, positive, negative = prompted(ModelType.EPS)
-    recipe, sigmas = made(model, cfg=CFG)
+    bound, sigmas = made(model, cfg=CFG)
     guider = Twice(model)
     guider.set_conds(positive, negative)
     guider.set_cfg(CFG)
     latent = torch.zeros(2, 4, 8, 8)
     noise = comfy.sample.prepare_noise(latent, 0)
     with pytest.raises(ValueError, match="guider: measured coefficients need one guided and one unguided"):
-        guider.sample(noise, latent, measured.measured_sampler(recipe), sigmas, disable_pbar=True)
+        guider.sample(noise, latent, measured_sampler.as_sampler(bound), sigmas, disable_pbar=True)
 
 
 class Counted(TorchDispatchMode):
@@ -305,19 +303,19 @@ class Bare:
 
 def test_a_step_costs_one_pass_for_each_feature_and_reads_nothing():
     model = analytic.model(ModelType.EPS)
-    recipe, sigmas = made(model, steps=8, cfg=CFG)
+    bound, sigmas = made(model, steps=8, cfg=CFG)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 14
     passes = []
     for function, options in (
         (sampler.sample_ddim, {}),
-        (measured.sample_measured, {"recipe": recipe}),
+        (measured_sampler.sample_measured, {"bound": bound}),
     ):
         calls = []
         with Counted(calls, x.numel()) as counted:
             function(Bare(model, calls), x, sigmas, {"seed": 1, "model_options": {}}, disable=True, **options)
         assert len(calls) == 8 and set(counted.reads) <= {0, 8}
         passes.append(counted.passes)
-    features = sum(map(len, recipe.coefficients.weights))
+    features = sum(map(len, bound.coefficients.weights))
     assert passes[1] - passes[0] <= features + 2 * 8  # and the slope and the difference, made once a step
 
 
@@ -325,14 +323,14 @@ def test_a_step_costs_one_pass_for_each_feature_and_reads_nothing():
 @pytest.mark.parametrize("cfg", [1.0, CFG])
 def test_text_gives_the_same_sampler_back(kind, cfg):
     model, positive, negative = prompted(kind)
-    recipe, sigmas = made(model, cfg=cfg)
-    text = measured.recipe_text(recipe)
+    bound, sigmas = made(model, cfg=cfg)
+    text = measured_sampler.as_text(bound)
     for given in (text, f"# a remark\n{text}\n", text.replace("\n", "\r\n"), text.replace(" ", "  ")):
         read, used = DDIMCustomSchedule.execute(model, given).args
-        assert torch.equal(read, sigmas) and used.extra_options["recipe"] == recipe
+        assert torch.equal(read, sigmas) and used.extra_options["bound"] == bound
     assert torch.equal(
         run(model, used, read, positive, negative, cfg),
-        run(model, measured.measured_sampler(recipe), sigmas, positive, negative, cfg),
+        run(model, measured_sampler.as_sampler(bound), sigmas, positive, negative, cfg),
     )
     assert schedule.written(text)[1] == pytest.approx(sigmas.tolist())  # the page draws its noise levels
 
@@ -360,7 +358,7 @@ def test_a_list_without_coefficients_gives_plain_ddim():
 )
 def test_damaged_text_is_told(damage, words):
     model = analytic.model(ModelType.EPS)
-    text = measured.recipe_text(made(model)[0])
+    text = measured_sampler.as_text(made(model)[0])
     changed = damage(text)
     assert changed != text
     with pytest.raises(ValueError, match=words):
@@ -368,7 +366,7 @@ def test_damaged_text_is_told(damage, words):
 
 
 def test_text_of_another_kind_of_model_is_told_before_sampling():
-    text = measured.recipe_text(made(analytic.model(ModelType.EPS))[0])
+    text = measured_sampler.as_text(made(analytic.model(ModelType.EPS))[0])
     with pytest.raises(ValueError, match="model: the sampler was measured on BaseModel EPS, this one is"):
         DDIMCustomSchedule.execute(analytic.model(ModelType.V_PREDICTION), text)
 

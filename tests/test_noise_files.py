@@ -234,7 +234,9 @@ def test_inverted_noise_comes_back_as_the_same_noise(folders, kind, skipped):
     pictures = means[:2] + 0.5 * torch.randn(2, 4, 8, 8, generator=generator)
     latent = {"samples": pictures}
     sigmas = schedule.stride_sigmas(model, 12, "trailing")[0][skipped:]
-    noise = DDIMInversion.execute(model, C, C, 1.0, latent, sigmas, "exact", 0.0, 1e-5, 40).args[0]
+    noise = DDIMInversion.execute(
+        model, C, C, 1.0, latent, sigmas, method="exact", eta=0.0, tolerance=1e-5, max_iterations=40
+    ).args[0]
     again = noise
     for _ in range(2):
         name = DDIMSaveNoise.execute(again, latent, "inverted").args[0]
@@ -253,7 +255,9 @@ def test_noise_mixed_from_inverted_noise_is_for_an_empty_latent(folders):
     model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.5)
     pictures = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))}
     sigmas = schedule.stride_sigmas(model, 12, "trailing")[0]
-    inverted = DDIMInversion.execute(model, C, C, 1.0, pictures, sigmas, "exact", 0.0, 1e-5, 40).args[0]
+    inverted = DDIMInversion.execute(
+        model, C, C, 1.0, pictures, sigmas, method="exact", eta=0.0, tolerance=1e-5, max_iterations=40
+    ).args[0]
     noise = DDIMNoiseArithmetic.execute(inverted, Noise_RandomNoise(1), Noise_RandomNoise(2), 0.3).args[0]
     name = DDIMSaveNoise.execute(noise, pictures, "mixed").args[0]
     for again in (name, DDIMSaveNoise.execute(DDIMLoadNoise.execute(name).args[0], pictures, "b").args[0]):

@@ -17,7 +17,7 @@ from test_inversion import C, found, mixture, sample, sigmas_of
 def test_noise_maps_replay(kind, eta):
     model, pictures = mixture(kind)
     sigmas = sigmas_of(model, 20)
-    result = found(model, pictures, sigmas, eta=eta, measure=True)
+    result = found(model, pictures, sigmas, eta=eta, measure_round_trip=True)
     assert result.run.calls == 20 and result.round_trip < 1e-5
     replay = pickle.loads(pickle.dumps(result.replay))
     assert rmse(sample(model, result.noise, torch.zeros_like(pictures), sigmas, replay), pictures) < 1e-5

@@ -107,7 +107,16 @@ def test_a_morph_between_two_real_pictures_ends_at_them(shipped):
         encoded.append({"samples": vae.encode(pictures.load(name))})
         noises.append(
             DDIMInversion.execute(
-                model, empty_prompt, empty_prompt, 1.0, encoded[-1], sigmas, "exact", 0.0, 1e-4, 40
+                model,
+                empty_prompt,
+                empty_prompt,
+                1.0,
+                encoded[-1],
+                sigmas,
+                method="exact",
+                eta=0.0,
+                tolerance=1e-4,
+                max_iterations=40,
             ).args[0]
         )
     noise, latent = DDIMNoiseInterpolation.execute(*noises, EMPTY, 3, "slerp").args

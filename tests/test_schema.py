@@ -13,6 +13,7 @@ from helpers import all_nodes
 from nodes import KSampler
 
 FILES = {("DDIMLoadNoise", "file")}  # whose options are the files that happen to be there
+MATCHED = {io.MatchType.io_type: "*"}  # an output's own word for any type, that of the matched inputs
 SNAPSHOT = Path(__file__).with_name("schemas.json")
 
 
@@ -22,6 +23,7 @@ def describe(node):
     for section in ("required", "optional"):
         for name, (kind, options) in info["input"].get(section, {}).items():
             kept = ("default",) if (info["name"], name) in FILES else ("default", "options")
+            kind = options.get("template", {}).get("allowed_types", kind)  # MatchType, where the host has it
             inputs.append(
                 {
                     "name": name,
@@ -30,10 +32,8 @@ def describe(node):
                     **{k: options[k] for k in kept if k in options},
                 }
             )
-    return {
-        "inputs": inputs,
-        "outputs": list(map(list, zip(info["output_name"], info["output"], strict=True))),
-    }
+    outputs = [MATCHED.get(kind, kind) for kind in info["output"]]
+    return {"inputs": inputs, "outputs": list(map(list, zip(info["output_name"], outputs, strict=True)))}
 
 
 NODES = all_nodes()

@@ -191,12 +191,13 @@ def test_nested_latents():
         assert [tuple(t.shape) for t in latent["samples"].unbind()] == [(2, 4, 8, 8), (2, 2, 5)]
 
 
+@pytest.mark.parametrize("indices", [[5], torch.tensor([5])], ids=["list", "tensor"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_picture_k_depends_on_seed_and_index_alone(eta):
+def test_picture_k_depends_on_seed_and_index_alone(eta, indices):
     model = analytic.model(ModelType.EPS, analytic.four_modes(), 0.3)
     sigmas, _ = schedule.stride_sigmas(model, 8, "trailing")
     batch = {"samples": torch.zeros(8, 4, 8, 8)}
-    alone = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": [5]}
+    alone = {"samples": torch.zeros(1, 4, 8, 8), "batch_index": indices}
     pictures = [
         sampler.run(
             model,
@@ -212,6 +213,12 @@ def test_picture_k_depends_on_seed_and_index_alone(eta):
     ]
     assert (pictures[0][5] - pictures[1][0]).abs().max() < 1e-5
     assert (pictures[0][4] - pictures[1][0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("indices", [5, [0.5], [-1], "01"])
+def test_a_batch_index_that_names_no_pictures_is_refused(indices):
+    with pytest.raises(ValueError, match="batch_index is .*whole numbers from 0 up"):
+        sampler.ddim_sampler(batch_index=indices)
 
 
 def test_a_split_run_is_the_whole_run():

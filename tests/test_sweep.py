@@ -119,6 +119,31 @@ class TestPlan:
         built, _, outputs = plan.build(job)
         assert built["switch"]["inputs"]["use_final"] and outputs == ["show"]
 
+    @pytest.mark.parametrize(
+        "given, expected",
+        [
+            ([], [(3, 0.5), (3, 1.0), (4, None)]),
+            ([("eta", ["1"])], [(3, 1.0), (4, 1.0)]),
+            ([("steps", ["4"])], [(3, 0.5), (3, 1.0), (4, None)]),
+            ([("eta", ["0"])], [(3, 0.0), (4, 0.0)]),
+        ],
+    )
+    def test_a_final_has_the_dials_of_its_draft(self, info, tmp_path, given, expected):
+        """Of several those that --set names; where there is no such draft, what --set says."""
+        workflow = prompt()
+        workflow["final"]["inputs"]["eta"] = workflow["draft"]["inputs"]["eta"] = ["eta", 0]
+        workflow["eta"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.25}}
+        drawn = Plan(workflow, info, [("eta", [".5", "1"]), ("steps", ["4"])])
+        results = Results(tmp_path, drawn.fingerprint, list(drawn.dials))
+        for job in drawn.draft_jobs([3]):
+            results.add(job, *ANSWER)
+        plan = Plan(workflow, info, given)
+        results = Results(tmp_path, plan.fingerprint, list(plan.dials))
+        jobs = plan.final_jobs({3: [], 4: []}, results.batch, results.dials_of)
+        assert sorted((job.seed, dict(job.dials).get("eta")) for job in jobs) == expected
+        for job in jobs:
+            assert plan.build(job)[0]["eta"]["inputs"]["value"] == dict(job.dials).get("eta", 0.25)
+
     def test_a_contact_sheet_shows_all_drafts_and_finals_are_picked(self, info):
         plan = Plan(sheet_prompt(), info)
         built, _, outputs = plan.build(Job("draft", 5))

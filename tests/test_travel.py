@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, TESTS
 from ddim_toolkit.ddim.measured.coefficients import Coefficients
-from ddim_toolkit.host import guiders, inversion, measured, noise, sampler, schedule
+from ddim_toolkit.host import guiders, inversion, measured_sampler, noise, sampler, schedule
 
 pytestmark = pytest.mark.server
 
@@ -32,11 +32,11 @@ def host_noise(seed):
     return sys.modules[name].Noise_RandomNoise(seed)
 
 
-def recipe(model, sigmas):
+def bound(model, sigmas):
     """Coefficients of four steps, under the guidance with which `elsewhere` samples."""
     weights = tuple((1.0, *[0.02] * (count - 1)) for count in (3, 5, 6, 6))
-    return measured.Recipe(
-        Coefficients(tuple(sigmas.tolist()), weights, True), measured.kind(model.model), 2.0
+    return measured_sampler.BoundCoefficients(
+        Coefficients(tuple(sigmas.tolist()), weights, True), measured_sampler.kind(model.model), 2.0
     )
 
 
@@ -60,7 +60,7 @@ def values(shipped):
                 eta=1.0, variance="trajectory", eta_end=0.5, mask=torch.ones(1, 8, 8) / 2
             ),
             "replay": found.replay,
-            "measured": measured.measured_sampler(recipe(model, sigmas)),
+            "measured": measured_sampler.as_sampler(bound(model, sigmas)),
         },
         "noises": {
             "seed": noise.SeedNoise(3),

@@ -63,7 +63,8 @@ class Features:
         self.sigmas, self.guidance = sigmas, guidance
         self.slopes, self.guidances, self.start = [], [], None
 
-    def at(self, i, x, x0):
+    def at(self, i: int, x: torch.Tensor, x0: torch.Tensor) -> list[tuple[torch.Tensor, float]]:
+        """F at step i; the steps come in order."""
         factor = 1 / self.sigmas[i]
         if i == 0:
             self.start = (x, factor)

@@ -18,7 +18,7 @@ import torch
 
 from .. import solve
 from ..calls import Model
-from ..multistep import PLMS, Solver
+from ..multistep import PLMS, DPMSolver2M, Solver
 from .coefficients import Coefficients, Fit, Guidance
 from .reference import Reference, Seen, reference_run
 
@@ -39,9 +39,7 @@ class Measurement:
     source: str  # the schedule's name
     by_steps: list[float]  # sums of the errors of the best 1, 2, ... K jumps between recorded levels
     calls: int  # model calls, each of all pictures
-    first_spread: (
-        float  # of x0_hat at the first level, between pictures, over that of their ends; 0 of one alone
-    )
+    first_spread: float  # see first_spread
     plain: float | None = None  # error of the sampler that it is for, without coefficients
     coefficients: Coefficients | None = None
     held_out: float | None = None  # error with coefficients, each picture with those of the others
@@ -58,7 +56,7 @@ class Trials:
         self.seen = lambda x: seen(x).flatten(1)[:, kept].float().cpu()  # (B, ...) -> (B, E)
         self.reference = reference_run(self, x, levels, self.seen)
 
-    def __call__(self, x, sigma):
+    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
         self.calls += 1
         return self.model(x, sigma)
 
@@ -69,6 +67,7 @@ class Trials:
         return float(missed.double().square().mean(1).sqrt().mean())
 
     def fit(self, sigmas: list[float], guidance: Guidance | None) -> tuple[float, Fit]:
+        """(error of a true run with coefficients fitted on its way, the Fit that holds them)."""
         fit = Fit(self.reference, self.seen, guidance)
         return self.error(fit, sigmas), fit
 
@@ -84,7 +83,7 @@ def measure(
     levels: list[float],
     steps: int,
     *,
-    samplers: dict[str, Solver],
+    samplers: dict[str, PLMS | DPMSolver2M],
     used: str | None = None,
     candidates: dict[str, list[float]] | None = None,
     criterion: str = CRITERIA[0],
@@ -155,6 +154,7 @@ def first_spread(reference: Reference) -> float:
 
     A denoiser's x0_hat is the mean of what a picture may become, and means differ less than what they are
     means of (the law of total variance): at most 1 without guidance, on any model that was not distilled.
+    0 of one picture alone.
     """
     first = reference.x[0] - float(reference.sigmas[0]) * reference.slopes[0]
     spreads = [x.sub(x.mean(0)).square().mean().sqrt() for x in (first, reference.end)]

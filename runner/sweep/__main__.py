@@ -54,7 +54,7 @@ def main(options: dict) -> int:
                 results = Results(folder, plan.fingerprint, list(plan.dials))
                 picks = {int(seed): pictures for seed, pictures in (options["finish"] or {}).items()}
                 drafts = plan.draft_jobs(options["seeds"] or ())
-                jobs = plan.final_jobs(picks, results.batch) if picks else list(drafts)
+                jobs = plan.final_jobs(picks, results.batch, results.dials_of) if picks else list(drafts)
             except ValueError as error:
                 raise RunError(f"{workflow.name}: {error}") from None
             except OSError as error:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--finish",
         type=picks,
         metavar="LIST",
-        help="compute finals: of the seeds 17,203, or of picture 3: 17:3",
+        help="compute finals, with the dials of their drafts: of the seeds 17,203, or of picture 3: 17:3",
     )
     parser.add_argument(
         "--seed-of",

@@ -65,11 +65,11 @@ class Plan:
             raise ValueError(f"this ComfyUI has no node type {', '.join(sorted(unknown))}")
         self.sheets = [node_id for node_id, node in self.prompt.items() if node["class_type"] == SHEET]
         self.seeds = self.seed_widgets(seed_of)
-        drafted, self.drafts = self.computed(DRAFT)
+        self.drafted, self.drafts = self.computed(DRAFT)
         if not self.drafts:
             raise ValueError("no picture of this workflow depends on its seed")
         self.finished, self.finals = self.computed(FINAL)
-        self.dials = {name: self.dial_widgets(name, drafted) for name, _ in dials}
+        self.dials = {name: self.dial_widgets(name) for name, _ in dials}
         # The written texts as numbers, each once: 1 and 1.0 are one.
         self.values = {
             name: list(dict.fromkeys(self.value(name, text) for text in texts)) for name, texts in dials
@@ -86,8 +86,10 @@ class Plan:
         for dials in self.combinations():
             yield from (Job(DRAFT, seed, dials) for seed in seeds)
 
-    def final_jobs(self, picks: dict, batch):
-        """A Job for every picked picture; `batch(seed)` tells how many pictures a draft of it showed.
+    def final_jobs(self, picks: dict, batch, drafted=lambda seed: ()):
+        """A Job for every picked picture; `batch(seed)` tells how many pictures a draft of it showed, and
+        `drafted(seed)` with which dials it was drawn, {name: text} for each draft: a final has those of its
+        draft, of several those that the plan's dials name. A seed without such a draft has the plan's dials.
 
         Combinations of dials that the final does not use are one Job.
         """
@@ -97,18 +99,26 @@ class Plan:
                 " Sheet"
             )
         jobs = {}
-        for dials, (seed, pictures) in itertools.product(self.combinations(), picks.items()):
-            used = tuple((name, value) for name, value in dials if self.finished & ids(self.dials[name]))
+        for wanted, (seed, pictures) in itertools.product(map(dict, self.combinations()), picks.items()):
             if pictures and not self.sheets:
                 raise ValueError(
                     f"--finish {seed}:{pictures[0]}: this workflow has no DDIM Contact Sheet to pick on"
                 )
             shown = (pictures or range(1, batch(seed) + 1)) if self.sheets else [0]
-            jobs |= dict.fromkeys(Job(FINAL, seed, used, picture) for picture in shown)
+            recorded = map(self.recorded, drafted(seed))
+            for dials in [each for each in recorded if wanted.items() <= each.items()] or [wanted]:
+                used = tuple(each for each in dials.items() if self.finished & ids(self.dials[each[0]]))
+                jobs |= dict.fromkeys(Job(FINAL, seed, used, picture) for picture in shown)
         return list(jobs)
 
     def combinations(self):
-        return itertools.product(*([(name, value) for value in self.values[name]] for name in self.dials))
+        return itertools.product(*([(name, value) for value in many] for name, many in self.values.items()))
+
+    def recorded(self, texts: dict[str, str]) -> dict:
+        """The values of a draft's dials, from what its row in the folder's table says."""
+        for name in texts.keys() - self.dials.keys():
+            self.dials[name] = self.dial_widgets(name)
+        return {name: self.value(name, text) for name, text in texts.items()}
 
     def build(self, job: Job):
         """(prompt, workflow or None, ids of the output nodes that run) of a Job."""
@@ -172,11 +182,11 @@ class Plan:
             )
         return self.tied(found)
 
-    def dial_widgets(self, name, drafted):
+    def dial_widgets(self, name):
         """The widgets of the drafts' nodes that a dial's name ("eta", "Draft.eta", "7.eta") means."""
         node_name, _, bare = name.rpartition(".")
         found, known = {}, set()
-        for node_id in (each for each in self.prompt if each in drafted):
+        for node_id in (each for each in self.prompt if each in self.drafted):
             for each in self.prompt[node_id]["inputs"]:
                 widget = self.widget(node_id, each)
                 if widget and widget not in self.seeds:

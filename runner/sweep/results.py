@@ -83,17 +83,20 @@ class Results:
 
     def batch(self, seed: int) -> int:
         """How many pictures a draft of the seed showed."""
-        totals = [
-            int(row["picture"].partition(" of ")[2])
-            for row in self.rows
-            if (row["stage"], row["seed"]) == ("draft", str(seed))
-        ]
+        totals = [int(row["picture"].partition(" of ")[2]) for row in self.drafts(seed)]
         if not totals:
             raise ValueError(
                 f"--finish {seed}: {self.folder} holds no draft of this seed. Draft it first (--seeds"
                 f" {seed}), or say which picture of its batch you mean: {seed}:1"
             )
         return max(totals)
+
+    def dials_of(self, seed: int) -> list[dict[str, str]]:
+        """The dials that each draft of the seed was drawn with, as text."""
+        return [{dial: row[dial] for dial in self.dials if row.get(dial)} for row in self.drafts(seed)]
+
+    def drafts(self, seed: int) -> list[dict]:
+        return [row for row in self.rows if (row["stage"], row["seed"]) == ("draft", str(seed))]
 
     def add(self, job: Job, pictures: list[tuple[str, bytes]], seconds: float, worker: str) -> None:
         """Keep the pictures [(suffix, content)] of a job. Raises OSError."""

@@ -47,13 +47,22 @@ def test_only_the_chosen_branch_runs_and_nothing_cached_runs_again(drafts):
 
 
 def test_branches_of_two_types_are_refused(drafts):
-    drafts.run(
-        "const s = find('DDIMDraftSwitch'); find('DDIMDemoModel').connect(0, s, s.inputs.findIndex(i =>"
-        " i.name === 'final'))"
+    """By the page, where the host matches the types of a node's slots, which a file of before has open; else
+    by the queue."""
+    matched = drafts.info["DDIMDraftSwitch"]["output"] != ["*"]
+    slots = (
+        "const s = find('DDIMDraftSwitch'); return [...s.inputs.slice(0, 2), s.outputs[0]].map(i => i.type)"
     )
-    prompt = drafts.prompt()
-    with pytest.raises(Exception, match="both branches must have the same type"):
-        drafts.server.queue(prompt)
+    assert drafts.run(slots) == ["LATENT" if matched else "*"] * 3
+    assert len(drafts.workflow()["links"]) == len(EXAMPLE["links"])
+    linked = drafts.run(
+        "const s = find('DDIMDraftSwitch'); return !!find('DDIMDemoModel').connect(0, s, s.inputs.findIndex("
+        "i => i.name === 'final'))"
+    )
+    assert linked is not matched
+    if linked:
+        with pytest.raises(Exception, match="both branches must have the same type"):
+            drafts.server.queue(drafts.prompt())
 
 
 def test_buttons_and_key_turn_every_switch_and_undo_turns_them_back(drafts):

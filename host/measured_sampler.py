@@ -1,9 +1,9 @@
-"""Measured coefficients as a SAMPLER, and as the text that a workflow keeps."""
+"""The SAMPLER of measured coefficients (ddim.measured), and the text in which a workflow keeps it."""
 
 import math
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import comfy.model_patcher
@@ -23,9 +23,9 @@ HEADER = re.compile(r"coefficients ([0-9]{1,9}) for (\S+ \S+), cfg (\S+), check 
 
 
 @dataclass(frozen=True)
-class Recipe(Travels):
-    """Coefficients, and what they were measured on: the kind of model (as `kind` says it), and the cfg of a
-    plain CFGGuider or the class of another guider."""
+class BoundCoefficients(Travels):
+    """Coefficients with what they were measured on, and hold for alone: the kind of model (as `kind` says
+    it), and the cfg of a plain CFGGuider or the class of another guider."""
 
     coefficients: Coefficients
     model: str
@@ -37,21 +37,16 @@ def kind(base: BaseModel) -> str:
     return f"{type(base).__name__} {base.model_type.name}"
 
 
-def plain(guider: comfy.samplers.CFGGuider) -> bool:
-    """Whether a GUIDER answers as CFGGuider does: x0_uncond + cfg (x0_cond - x0_uncond)."""
-    return type(guider).predict_noise is comfy.samplers.CFGGuider.predict_noise
-
-
-def check_kind(recipe: Recipe, base: BaseModel) -> None:
+def check_kind(bound: BoundCoefficients, base: BaseModel) -> None:
     """Raise ValueError for a model of another kind than the one that was measured."""
-    if kind(base) != recipe.model:
+    if kind(base) != bound.model:
         raise ValueError(
-            f"model: the sampler was measured on {recipe.model}, this one is {kind(base)}; measure again with"
+            f"model: the sampler was measured on {bound.model}, this one is {kind(base)}; measure again with"
             " DDIM Adaptive Scheduler"
         )
 
 
-class Guidance:
+class GuidanceHook:
     """x0_cond - x0_uncond of each model call, as the host's post-cfg hook hands it over: it costs no call.
 
     batch: pictures of a call. A guider may call the hook once for each part of them.
@@ -84,14 +79,22 @@ class Guidance:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def measured_sampler(recipe: Recipe) -> comfy.samplers.KSAMPLER:
+def as_sampler(bound: BoundCoefficients) -> comfy.samplers.KSAMPLER:
     """SAMPLER of measured coefficients, a plain value that pickles."""
-    return comfy.samplers.KSAMPLER(sample_measured, {"recipe": recipe})
+    return comfy.samplers.KSAMPLER(sample_measured, {"bound": bound})
 
 
 @SamplerFunction
 def sample_measured(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *, recipe: Recipe, eta: float = 0.0
+    model: comfy.samplers.KSamplerX0Inpaint,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict | None = None,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+    *,
+    bound: BoundCoefficients,
+    eta: float = 0.0,
 ) -> torch.Tensor:
     """The host's sampler-function signature around `ddim.solve.sample` with measured coefficients.
 
@@ -101,8 +104,8 @@ def sample_measured(
     guider = model.inner_model
     base = guider.inner_model
     levels = check_sigmas(sigmas, base.model_sampling)
-    check_kind(recipe, base)
-    measured_at = recipe.coefficients.sigmas
+    check_kind(bound, base)
+    measured_at = bound.coefficients.sigmas
     if len(levels) != len(measured_at) or not all(map(near, levels, measured_at)):
         raise ValueError(
             f"sigmas: the sampler was measured for {shown(measured_at)}, and fits no others; given"
@@ -110,16 +113,16 @@ def sample_measured(
         )
     if eta != 0:
         raise ValueError(f"eta is {eta}; measured coefficients know 0 alone")
-    guidance = Guidance(len(x))
-    solver = Measured(recipe.coefficients, guidance)
+    guidance = GuidanceHook(len(x))
+    solver = Measured(bound.coefficients, guidance)
     watched = guidance.watched({} if extra_args is None else extra_args)
     with model_calls(model, x, sigmas, watched, callback, disable) as (denoise, report):
 
         def checked(x, i):
             x0 = denoise(x, i)
-            here = guidance.cfg if isinstance(recipe.cfg, float) else type(guider).__name__
-            if i == 0 and here != recipe.cfg:
-                wanted, given = (f"{cfg:g}" if isinstance(cfg, float) else cfg for cfg in (recipe.cfg, here))
+            here = guidance.cfg if isinstance(bound.cfg, float) else type(guider).__name__
+            if i == 0 and here != bound.cfg:
+                wanted, given = (f"{cfg:g}" if isinstance(cfg, float) else cfg for cfg in (bound.cfg, here))
                 raise ValueError(
                     f"cfg: the sampler was measured at {wanted}; this run's is {given or 'unknown'}. Measure"
                     " again with DDIM Adaptive Scheduler, or set it back"
@@ -131,10 +134,12 @@ def sample_measured(
 
 
 def near(a: float, b: float) -> bool:
+    """Whether two sigmas are the same but for float32 and six written digits."""
     return math.isclose(a, b, rel_tol=1e-5, abs_tol=1e-9)
 
 
 def shown(sigmas: Sequence[float]) -> str:
+    """For an error message."""
     return f"the {len(sigmas)} sigmas {', '.join(f'{sigma:.4g}' for sigma in sigmas)}"
 
 
@@ -149,23 +154,23 @@ def rounded(weights: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]
     return tuple(tuple(float(f"{weight:.6g}") for weight in row) for row in weights)
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """A Recipe as text, sigmas first; `read` reads it back exactly."""
-    c = recipe.coefficients
+def as_text(bound: BoundCoefficients) -> str:
+    """Sigmas, then coefficients, as text; `read` reads it back exactly."""
+    c = bound.coefficients
     rows = "\n".join(" ".join(map(repr, row)) for row in c.weights)
-    header = f"coefficients {VERSION} for {recipe.model}, cfg {recipe.cfg}, check {check(recipe)}:"
+    header = f"coefficients {VERSION} for {bound.model}, cfg {bound.cfg}, check {checksum(bound)}:"
     return f"{sigmas_text(torch.tensor(c.sigmas))}\n{header}\n{rows}"
 
 
-def check(recipe: Recipe) -> str:
-    """Eight digits that change with every number of a Recipe."""
-    c = recipe.coefficients
-    numbers = repr((recipe.model, recipe.cfg, torch.tensor(c.sigmas).tolist(), c.weights))
+def checksum(bound: BoundCoefficients) -> str:
+    """Eight digits that change with every number."""
+    c = bound.coefficients
+    numbers = repr((bound.model, bound.cfg, torch.tensor(c.sigmas).tolist(), c.weights))
     return f"{zlib.crc32(numbers.encode()):08x}"
 
 
-def read(text: str, sigmas: torch.Tensor) -> Recipe:
-    """The Recipe whose coefficients' part is `text` and whose sigmas were read already. Raises ValueError
+def read(text: str, sigmas: torch.Tensor) -> BoundCoefficients:
+    """The inverse of `as_text` for the part behind the sigmas, which were read already. Raises ValueError
     that says what is damaged."""
     first, _, rest = text.partition(":")
     header = HEADER.fullmatch(" ".join(first.split()) + ":")
@@ -183,12 +188,12 @@ def read(text: str, sigmas: torch.Tensor) -> Recipe:
         cfg = cfg if cfg.isidentifier() else number(cfg)  # a guider's class, or a number
         guided = cfg != 1 and not isinstance(cfg, str)
         weights = in_rows([number(word) for word in rest.split()], len(sigmas) - 1, guided)
-        recipe = Recipe(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
+        bound = BoundCoefficients(Coefficients(tuple(sigmas.tolist()), weights, guided), model, cfg)
     except ValueError as error:
         raise ValueError(f"timesteps: the coefficients are damaged: {error}") from error
-    if check(recipe) != wanted:
+    if checksum(bound) != wanted:
         raise ValueError(
             "timesteps: the coefficients do not fit their check: a digit of them or of the sigmas above them"
             " was changed or lost. Copy the whole text again, or leave the coefficients out"
         )
-    return recipe
+    return bound
