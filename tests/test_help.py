@@ -51,7 +51,7 @@ def test_every_node_is_in_the_translations(request):
 
 
 def test_every_command_is_in_the_translations():
-    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "js").glob("*.js"))
+    text = (ROOT / "js" / "drafting.js").read_text(encoding="utf-8")
     for key, entry in json.loads((LOCALE / "commands.json").read_text(encoding="utf-8")).items():
         assert f'"{key.replace("_", ".", 1)}"' in text and f'label: "{entry["label"]}"' in text, key
     assert (

@@ -31,7 +31,11 @@ class Desk:
         self.complaints = []
         self.page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
         self.page.on("console", self.hear)
-        self.page.goto(server.url, timeout=90_000)
+        self.open()
+
+    def open(self):
+        """Load the page, anew where it is open."""
+        self.page.goto(self.server.url, timeout=90_000)
         self.page.wait_for_function(
             "() => !!window.LiteGraph?.registered_node_types?.DDIMDraftSwitch &&"
             " !!window.app?.extensionManager",

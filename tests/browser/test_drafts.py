@@ -76,13 +76,13 @@ def test_buttons_and_key_turn_every_switch_and_undo_turns_them_back(drafts):
         return [drafts.value(title, "use_final") for title in ("DDIMDraftSwitch", "Second")]
 
     drafts.find(".ddim-to-finals").click()
-    assert both() == [True, True]
+    drafts.wait(lambda: both() == [True, True])
     drafts.undo()
     assert both() == [False, False]
     drafts.page.keyboard.press("Shift+D")
     drafts.wait(lambda: both() == [True, True])
     drafts.find(".ddim-to-drafts").click()
-    assert both() == [False, False]
+    drafts.wait(lambda: both() == [False, False])
 
 
 def shown_buttons(desk):

@@ -1,33 +1,27 @@
 // What a contact sheet looks like: a grid of pictures for each run, the newest on top, and one looked at
 // closely.
 
-import { api } from "../../scripts/api.js";
-import { make } from "./graph.js";
+import { api } from "../../../scripts/api.js";
+import { make } from "../graph.js";
+
+const SHEET_STYLE = new URL("./sheet.css", import.meta.url).href;
+document.head.append(make("link", { rel: "stylesheet", href: SHEET_STYLE }));
 
 const SMALLEST = 130; // pixels of a picture that the sheet chooses by itself
 const GAP = 8;
 const FOOT = 30;
 
 /**
- * {element, show(runs, columns), mark(runs)}. `toggle(run, number)`, `finish(run, number)`, `finishPicked()`
- * and `copyDials(run, number)` are called by what the user does.
+ * {show(runs, columns), mark(runs)}, drawn into `element`. `toggle(run, number)`, `finish(run, number)`,
+ * `finishPicked()` and `copyDials(run, number)` are called by what the user does.
  */
-export function sheetView({ toggle, finish, finishPicked, copyDials }) {
+export function sheetView(element, { toggle, finish, finishPicked, copyDials }) {
   const count = make("span", { class: "ddim-sheet-count", role: "status" });
   const button = make("button", { type: "button", class: "ddim-finish" }, "Finish");
   const scroll = make("div", { class: "ddim-sheet-scroll", "data-capture-wheel": "true" });
   const closeUp = make("div", { class: "ddim-close-up", role: "dialog", hidden: "" });
-  const element = make(
-    "div",
-    { class: "ddim-sheet", role: "group", "aria-label": "Contact sheet" },
-    make(
-      "div",
-      { class: "ddim-sheet-inside" },
-      make("div", { class: "ddim-sheet-bar" }, count, button),
-      scroll,
-      closeUp,
-    ),
-  );
+  const bar = make("div", { class: "ddim-sheet-bar" }, count, button);
+  element.append(make("div", { class: "ddim-sheet-inside" }, bar, scroll, closeUp));
   const cellsOf = new WeakMap(); // run -> its cells, kept so that pictures stay loaded
   let shown = { runs: [], columns: 0 };
   let rows = []; // of cells, of all runs
@@ -269,7 +263,13 @@ const address = ({ filename, subfolder, type }, file = filename) =>
 
 /** The final over its draft, from the slider on. */
 const overlay = (final) =>
-  make("img", { class: "ddim-over", src: address(final), alt: "Final", decoding: "async", draggable: false });
+  make("img", {
+    class: "ddim-over",
+    src: address(final),
+    alt: "Final",
+    decoding: "async",
+    draggable: false,
+  });
 
 const shape = ({ size: [width, height] }) => `aspect-ratio: ${width} / ${height}; --ratio: ${width / height}`;
 

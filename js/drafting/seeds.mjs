@@ -1,7 +1,7 @@
 // What made a picture: what the queue's record of its run says of it, and holding the graph's seeds and
 // other widgets at those values until its final is queued.
 
-import { api } from "../../scripts/api.js";
+import { api } from "../../../scripts/api.js";
 import {
   asOneStep,
   beginStep,
@@ -13,7 +13,7 @@ import {
   setWidget,
   SWITCH,
   widgetOf,
-} from "./graph.js";
+} from "../graph.js";
 
 const SEED = /(^|_)seed$/;
 const records = new Map(); // promises of them, by prompt id

@@ -1,8 +1,10 @@
 // The drafts that contact sheets showed in this page session, and the finals that came of them.
 
-import { api } from "../../scripts/api.js";
-import { nodesOf, SHEET } from "./graph.js";
-import { behind, recordOf, seedsIn } from "./seeds.js";
+import { api } from "../../../scripts/api.js";
+import { nodesOf, SHEET } from "../graph.js";
+import { load } from "../load.js";
+
+const { behind, recordOf, seedsIn } = await load("seeds");
 
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run
 const sheets = new Map(); // "graph id:node id" -> runs, newest first

@@ -1,8 +1,7 @@
 // The contact sheet's part on its node: drafts as a grid, picked with a click, finished with one.
 
-import { app } from "../../scripts/app.js";
+import { app } from "../../../scripts/app.js";
 import {
-  addPart,
   asOneStep,
   beginStep,
   chain,
@@ -14,27 +13,18 @@ import {
   queue,
   rootGraph,
   setWidget,
-  SHEET,
   widgetOf,
-} from "./graph.js";
-import { hold, holder, release, untouched, withSeeds } from "./seeds.js";
-import { listenForRuns, runsOf } from "./sheet_runs.js";
-import { sheetView } from "./sheet_view.js";
-import { watch } from "./watch.js";
+} from "../graph.js";
+import { load } from "../load.js";
+import { watch } from "../watch.js";
 
-const HEIGHT = 300;
-const SIZE = [800, 620]; // two rows of four squares
+const { hold, holder, release, untouched, withSeeds } = await load("seeds");
+const { listenForRuns, runsOf } = await load("sheet_runs");
+const { sheetView } = await load("sheet_view");
+
 const sheets = new Set();
 
-app.registerExtension({
-  name: "DDIMToolkit.ContactSheet",
-  nodeCreated(node) {
-    if (node.comfyClass === SHEET) addSheet(node);
-  },
-  setup() {
-    listenForRuns(() => sheets.forEach((sheet) => sheet.look()));
-  },
-});
+listenForRuns(() => sheets.forEach((sheet) => sheet.look()));
 
 /** Finish what is picked on all sheets of the graph; false where nothing is. */
 export async function finishAllPicked() {
@@ -54,7 +44,8 @@ export async function withoutPicks(action) {
   }
 }
 
-function addSheet(node) {
+/** Draw the sheet of a node into its part, and follow what is done there. */
+export function fill(node, element) {
   const columns = widgetOf(node, "columns");
   const name = () => `${rootGraph().id}:${idOf(node)}`; // survives undo and tabs, which make new nodes
   const runs = () => runsOf(name());
@@ -63,7 +54,7 @@ function addSheet(node) {
   // its widget, or one on a subgraph's face: undefined where the picks are computed
   const picks = () => deciding(node, "picks");
   const picksNow = () => picks()?.widget.value ?? "";
-  const view = sheetView({
+  const view = sheetView(element, {
     toggle,
     finish: (run, number) => finish([[run, [number]]]),
     finishPicked,
@@ -157,10 +148,9 @@ function addSheet(node) {
     },
   );
   const sheet = { look, runs, finishPicked, write, picksNow };
+  if (node.graph) sheets.add(sheet);
   chain(node, "onAdded", () => sheets.add(sheet));
   chain(node, "onRemoved", () => sheets.delete(sheet));
-  addPart(node, "contact_sheet", view.element, HEIGHT, true);
-  node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
 }
 
 /** The dials of one picture of a dial grid, onto the selected DDIM KSampler, or the only one. */

@@ -1,8 +1,6 @@
 // All draft switches of the graph at once: "Drafts", "Finals", and "Queue a draft".
 
-import { api } from "../../scripts/api.js";
-import { app } from "../../scripts/app.js";
-import { withoutPicks } from "./contact_sheet.js";
+import { api } from "../../../scripts/api.js";
 import {
   asOneStep,
   chain,
@@ -14,9 +12,12 @@ import {
   setWidget,
   SHEET,
   SWITCH,
-} from "./graph.js";
-import { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } from "./seeds.js";
-import { watch } from "./watch.js";
+} from "../graph.js";
+import { load } from "../load.js";
+import { watch } from "../watch.js";
+
+const { withoutPicks } = await load("contact_sheet");
+const { hold, holder, numbersNow, recordOf, release, untouched, withFreeSeeds } = await load("seeds");
 
 const HOLDER = "finals"; // of the last draft's seeds
 let queueingDraft = false;
@@ -24,73 +25,16 @@ let lastDraft; // {prompt, id of the node that shows it}
 let remembering; // a promise: the server is asked for it
 let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
-app.registerExtension({
-  name: "DDIMToolkit.Drafts",
-  commands: [
-    {
-      id: "DDIMToolkit.Drafts",
-      label: "Drafts: turn every draft switch to draft",
-      icon: "pi pi-pencil",
-      function: () => turnAll(false),
-    },
-    {
-      id: "DDIMToolkit.Finals",
-      label: "Finals: turn every draft switch to final",
-      icon: "pi pi-star",
-      function: () => turnAll(true),
-    },
-    { id: "DDIMToolkit.Flip", label: "Flip between drafts and finals", icon: "pi pi-sync", function: flip },
-    {
-      id: "DDIMToolkit.QueueDraft",
-      label: "Queue a draft, whatever the switches say",
-      icon: "pi pi-bolt",
-      function: queueDraft,
-    },
-  ],
-  keybindings: [
-    { commandId: "DDIMToolkit.Flip", combo: { key: "d", shift: true } },
-    { commandId: "DDIMToolkit.QueueDraft", combo: { key: "Enter", alt: true } },
-  ],
-  menuCommands: [
-    {
-      path: ["Edit", "DDIM drafts"],
-      commands: ["DDIMToolkit.Drafts", "DDIMToolkit.Finals", "DDIMToolkit.QueueDraft"],
-    },
-  ],
-  actionBarButtons: [
-    {
-      icon: "pi pi-pencil",
-      label: "Drafts",
-      tooltip: "Turn every draft switch to draft (Shift+D flips)",
-      class: "ddim-switches ddim-to-drafts",
-      onClick: () => turnAll(false),
-    },
-    {
-      icon: "pi pi-star",
-      label: "Finals",
-      tooltip: "Turn every draft switch to final: of the last draft (Shift+D flips)",
-      class: "ddim-switches ddim-to-finals",
-      onClick: () => turnAll(true),
-    },
-    {
-      icon: "pi pi-bolt",
-      label: "Queue a draft",
-      tooltip: "Queue with every switch on draft and nothing picked, whatever they say (Alt+Enter)",
-      class: "ddim-drafts",
-      onClick: queueDraft,
-    },
-  ],
-  nodeCreated(node) {
-    if (![SWITCH, SHEET].includes(node.comfyClass)) return;
-    if (node.comfyClass === SWITCH) watch(node, () => switches().map(isOn).join(), showButtons);
-    // after it took place
-    for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
-  },
-  setup() {
-    api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
-    api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
-  },
-});
+api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
+api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
+
+/** Let the top bar show what there is and how the switches stand when this node comes, goes or changes. */
+export function follow(node) {
+  if (node.comfyClass === SWITCH) watch(node, () => switches().map(isOn).join(), showButtons);
+  // after it took place
+  for (const event of ["onAdded", "onRemoved"]) chain(node, event, () => setTimeout(showButtons));
+  showButtons();
+}
 
 /** {node, widget} that turn the switches of the graph. */
 const switches = () =>
@@ -119,7 +63,7 @@ function showButtons() {
 const saysNone = () => notify("warn", "No draft switch", "No DDIM Draft Switch can be turned in this graph.");
 
 /** Finals are those of the last draft, unless the user changed a seed since. */
-async function turnAll(useFinal) {
+export async function turnAll(useFinal) {
   if (!switches().length) return saysNone();
   await remembering;
   asOneStep(() => {
@@ -143,11 +87,11 @@ export async function turned(useFinal, action) {
 }
 
 /** Finals if any switch stands on draft, otherwise drafts. */
-function flip() {
+export function flip() {
   return turnAll(!switches().every(isOn));
 }
 
-async function queueDraft() {
+export async function queueDraft() {
   if (queueingDraft) return;
   if (!nodesOf(SHEET).length && !switches().length) return saysNone();
   queueingDraft = true;

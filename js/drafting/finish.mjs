@@ -1,60 +1,44 @@
 // "Finish": from a picture that a draft gave, load its seed into the graph and queue the final.
 
-import { api } from "../../scripts/api.js";
-import { app } from "../../scripts/app.js";
-import { finishAllPicked } from "./contact_sheet.js";
-import { turned } from "./drafts.js";
-import { everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "./graph.js";
-import { behind, recordOf, withSeeds } from "./seeds.js";
-import { watch } from "./watch.js";
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "../graph.js";
+import { load } from "../load.js";
+import { watch } from "../watch.js";
 
-const COMMAND = "DDIMToolkit.Finish";
+const { finishAllPicked } = await load("contact_sheet");
+const { turned } = await load("drafts");
+const { behind, recordOf, withSeeds } = await load("seeds");
+
 const BUTTON = "Finish this one";
 // execution id of a node -> {prompt, images} of the last run that gave it pictures
 const pictures = new Map();
 
+api.addEventListener("executed", ({ detail }) => {
+  if (!detail?.output?.images?.length) return;
+  pictures.set(String(detail.display_node ?? detail.node), {
+    prompt: detail.prompt_id,
+    images: detail.output.images,
+  });
+});
+
+for (const [, node] of everyNode()) follow(node);
 app.registerExtension({
   name: "DDIMToolkit.Finish",
-  commands: [
-    {
-      id: COMMAND,
-      label: "Finish: the picked drafts, or the one that the selected node shows",
-      icon: "pi pi-check-circle",
-      function: finishSelected,
-    },
-  ],
-  keybindings: [{ commandId: COMMAND, combo: { key: "Enter", alt: true, shift: true } }],
-  menuCommands: [{ path: ["Edit", "DDIM drafts"], commands: [COMMAND] }],
-  actionBarButtons: [
-    {
-      icon: "pi pi-check-circle",
-      label: "Finish",
-      tooltip: "Finish the picked drafts, or the one that the selected node shows (Alt+Shift+Enter)",
-      class: "ddim-drafts",
-      onClick: finishSelected,
-    },
-  ],
   getNodeMenuItems: (node) => (draftOf(node) ? [{ content: BUTTON, callback: () => finish(node) }] : []),
-  getSelectionToolboxCommands: (item) => (draftOf(item) ? [COMMAND] : []),
-  nodeCreated(node) {
-    // a button on the node itself, while it shows a draft
-    if (node.constructor.nodeData?.output_node)
-      watch(
-        node,
-        () => Boolean(draftOf(node)),
-        (shown) => showButton(node, shown),
-      );
-  },
-  setup() {
-    api.addEventListener("executed", ({ detail }) => {
-      if (!detail?.output?.images?.length) return;
-      pictures.set(String(detail.display_node ?? detail.node), {
-        prompt: detail.prompt_id,
-        images: detail.output.images,
-      });
-    });
-  },
+  getSelectionToolboxCommands: (item) => (draftOf(item) ? ["DDIMToolkit.Finish"] : []),
+  nodeCreated: follow,
 });
+
+/** A button on the node itself, while it shows a draft. */
+function follow(node) {
+  if (!node.constructor.nodeData?.output_node) return;
+  watch(
+    node,
+    () => Boolean(draftOf(node)),
+    (shown) => showButton(node, shown),
+  );
+}
 
 /**
  * The run behind the pictures that a node shows; undefined without pictures or without a switch in the graph.
@@ -82,7 +66,7 @@ function showButton(node, shown) {
 }
 
 /** What is picked on sheets, else what the selected node shows, else the last picture of a draft. */
-async function finishSelected() {
+export async function finishSelected() {
   if (await finishAllPicked()) return;
   const shown = [...everyNode()].map(([, node]) => node).filter(draftOf);
   const node = shown.find((each) => each.id in (app.canvas.selected_nodes ?? {})) ?? shown.at(-1);
