@@ -1,5 +1,6 @@
 """Draft, pick, finish on the contact sheet, with the hands of a user."""
 
+import re
 from io import BytesIO
 
 import numpy
@@ -10,6 +11,7 @@ from PIL import Image
 DRAFT_OR_FINAL, DIAL_GRID = (gallery.read(name) for name in ("Draft or final", "Dial grid"))
 SHEET, SEED = "DDIMContactSheet", "DDIMSeed"
 BATCH = 8
+CODE = re.compile(r"\.mjs\?")  # of the parts that come with the first sheet (js/load.js)
 
 
 @pytest.fixture
@@ -311,3 +313,48 @@ def test_app_mode(sheet):
         assert queued(sheet, entry) == ("5, 6", seed)
     finally:
         sheet.command("Comfy.ToggleLinear")
+
+
+def test_what_ran_before_the_code_came_is_shown_and_finished(sheet):
+    """Over a slow line, and one that breaks once."""
+    asked, held = set(), []
+
+    def route(request):
+        name = request.request.url.split("?")[0]
+        if name in asked:
+            held.append(request)
+        else:
+            asked.add(name)
+            request.abort()
+
+    workflow = sheet.workflow()
+    sheet.context.route(CODE, route)
+    try:
+        sheet.open()
+        sheet.load(workflow)
+        seed = sheet.value(SEED, "seed")
+        sheet.finished(lambda: sheet.run("await app.queuePrompt(0, 1)"))
+        sheet.wait(lambda: len(held) == len(asked))
+        assert cells(sheet).count() == 0
+        for request in held:
+            request.continue_()
+        sheet.wait(lambda: cells(sheet).count() == BATCH)
+    finally:
+        sheet.context.unroute(CODE)
+    sheet.complaints.clear()  # of the broken line
+    [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+    assert queued(sheet, entry) == ("3", seed)
+
+
+def test_code_that_does_not_come_is_told(sheet):
+    workflow = sheet.workflow()
+    sheet.context.route(CODE, lambda each: each.abort())
+    try:
+        sheet.open()
+        sheet.load(workflow)
+        assert "Reload" in sheet.toast("Drafts and contact sheets do not work")
+        assert "Reload" in sheet.find(".ddim-sheet").inner_text()
+    finally:
+        sheet.context.unroute(CODE)
+        sheet.open()
+    sheet.complaints.clear()
