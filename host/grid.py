@@ -119,7 +119,7 @@ def plan(
 
 def as_text(value: float | str) -> float | str:
     """A dial's value as a picture's label has it: 1, not 1.0."""
-    return f"{value:g}" if isinstance(value, float) else value
+    return str(value).removesuffix(".0") if isinstance(value, float) else value
 
 
 def cost(cells: list[Cell]) -> int:

@@ -1,7 +1,6 @@
 """What passes between server and page: GET /ddim_toolkit/stride, which timesteps a stride or a written list
 visits, for the page's picture of it; a line of text on a node while it runs; the noise levels that a run
-gave, and the dials of a grid's pictures: as events and no `ui`, of which older pages count every entry as an
-output of the run."""
+gave: as an event and no `ui`, of which older pages count every entry as an output of the run."""
 
 import sys
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from .model import model_sampling, rows_of, table
 
 PATH = "/ddim_toolkit/stride"
 TIMESTEPS = 1000  # of most models' tables; the page has no model before the first run
-SIGMAS, CELLS = "ddim_toolkit.sigmas", "ddim_toolkit.cells"
+SIGMAS = "ddim_toolkit.sigmas"
 LONGEST_LIST = 8000  # characters; a request line is not longer
 
 
@@ -55,11 +54,6 @@ def tell_sigmas(model: ModelPatcher, sigmas: torch.Tensor, note: str = "") -> No
     visited = rows_of(sampling, [level for level in levels if level > 0])
     said = {"timesteps": visited, "total": len(table(sampling)), "note": note, "sigmas": levels}
     send(SIGMAS, said)
-
-
-def tell_cells(dials: list[dict]) -> None:
-    """Let the page know the dials of each picture of the running DDIM Dial Grid."""
-    send(CELLS, {"cells": dials})
 
 
 def send(event: str, said: dict) -> None:

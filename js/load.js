@@ -8,7 +8,7 @@ import { notify } from "./graph.js";
 // page no module is of an older pack than the files beside it.
 const OPENED = Date.now();
 const MODULES = ["seeds", "sheet_runs", "sheet_view", "contact_sheet", "drafts", "finish"];
-const EVENTS = ["promptQueued", "execution_start", "ddim_toolkit.cells", "executed"];
+const EVENTS = ["promptQueued", "execution_start", "executed"];
 const AGAIN = 1000; // ms
 export const MISSING = "Files of the page did not come from the server. Reload it.";
 

@@ -122,7 +122,6 @@ class DDIMDialGrid(io.ComfyNode):
         logging.info("DDIM Dial Grid: %s", cost)
         page.tell(cost)
         latent = grid.sample(model, positive, negative, latent_image, cells)
-        page.tell_cells([cell.dials for cell in cells])
         return io.NodeOutput(latent, "\n".join(cell.label for cell in cells), columns)
 
 

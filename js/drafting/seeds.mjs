@@ -41,7 +41,7 @@ async function askFor(id) {
 
 const ask = async (path) => (await api.fetchApi(path)).json();
 
-const isLink = (value) => Array.isArray(value) && value.length === 2;
+export const isLink = (value) => Array.isArray(value) && value.length === 2;
 
 /** The ids of all nodes that a node's result comes from, itself among them; not what a switch leaves out. */
 export function behind(prompt, id, found = new Set()) {

@@ -3,12 +3,12 @@
 import { nodesOf, SHEET } from "../graph.js";
 import { listen, load } from "../load.js";
 
-const { behind, recordOf, seedsIn } = await load("seeds");
+const { behind, isLink, recordOf, seedsIn } = await load("seeds");
 
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run
 const sheets = new Map(); // "graph id:node id" -> runs, newest first
 const finishing = new Map(); // prompt id -> {runs, run, id of the sheet, picks}
-const cells = new Map(); // node id of a dial grid -> the dials of its pictures
+const DIALS = ["seed", "steps", "cfg", "eta", "stride", "denoise", "order"]; // of DDIM Dial Grid
 let turn = Promise.resolve(); // events are taken one after the other, though the server is asked between
 
 /** The runs of a sheet; `version` differs when something has changed. */
@@ -21,7 +21,6 @@ export function runsOf(sheet) {
 export function listenForRuns(changed) {
   // asked for while it runs, so that the sheet stands when it ends
   listen("execution_start", ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id));
-  listen("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
   listen("executed", ({ detail }) => {
     if (!detail?.output) return;
     turn = turn.then(async () => (await note(detail)) && changed()).catch(console.error);
@@ -48,14 +47,24 @@ function noteDrafts(sheet, id, { pictures, picks, ...shown }, prompt, prompt_id)
     runs.unshift(run);
   }
   const upstream = [...behind(prompt, id)];
-  const grid = upstream.find((each) => prompt[each].class_type === "DDIMDialGrid");
-  const dials = cells.get(grid);
-  Object.assign(run, shown, { prompt, seed: seedText(prompt, upstream) });
-  if (dials?.length === pictures.length) run.dials ??= dials;
+  Object.assign(run, shown, { prompt, seed: seedText(prompt, upstream), dials: dialsOf(prompt, id, shown) });
   if (picks.length) finishing.set(prompt_id, { runs, run, id, picks });
   forget(runs);
   runs.version += 1;
   return true;
+}
+
+/** {name: value} of each picture of a dial grid: the node's own, and the two that its label gives. */
+function dialsOf(prompt, sheet, { labels }) {
+  const [grid] = prompt[sheet].inputs.labels ?? [];
+  if (prompt[grid]?.class_type !== "DDIMDialGrid") return;
+  const own = Object.entries(prompt[grid].inputs).filter(
+    ([name, value]) => DIALS.includes(name) && !isLink(value),
+  );
+  const seeds = seedsIn(prompt, [grid]).map(([, , value]) => ["seed", value]);
+  const written = (label) => label.split(", ").map((dial) => dial.split(" "));
+  const valueOf = ([name, text]) => [name, name === "stride" ? text : Number(text)];
+  return labels.map((label) => Object.fromEntries([...own, ...seeds, ...written(label).map(valueOf)]));
 }
 
 function noteFinals(id, images, prompt, prompt_id) {

@@ -277,7 +277,8 @@ const icon = (name) => make("i", { class: `pi ${name}` });
 
 const slide = (picture, share) => picture.style.setProperty("--at", `${100 * share}%`);
 
-const seedOf = (run, number) => (run.dials ? `seed ${run.dials[number - 1].seed}` : run.seed);
+const seedOf = (run, number) =>
+  run.dials?.[number - 1].seed >= 0 ? `seed ${run.dials[number - 1].seed}` : run.seed;
 
 /**
  * {across, down} where the labels are those of a grid, "eta 0.3, steps 8": the first half the same in each

@@ -265,6 +265,7 @@ def test_the_dials_of_a_grid(desk):
     desk.change("Prompt", "text", f"hand {desk.screenshots.name}")
     for name in ("width", "height"):
         desk.change("EmptyLatentImage", name, 64)
+    desk.server.queue(desk.prompt())  # the page's own run then has all from the cache
     desk.finished(lambda: desk.run("await app.queuePrompt(0, 1)"))
     desk.wait(lambda: cells(desk).count() == 4)
     assert desk.page.get_by_role("columnheader").all_inner_texts() == ["eta 0", "eta 1"]
