@@ -27,7 +27,10 @@ def pixels(png):
 def test_the_file_is_clean(name):
     workflow = gallery.read(name)
     nodes = {node["id"]: node for node in workflow["nodes"]}
-    assert len(nodes) == len(workflow["nodes"]) and workflow["last_node_id"] == max(nodes)
+    subgraphs = workflow.get("definitions", {}).get("subgraphs", [])
+    ids = [node["id"] for graph in (workflow, *subgraphs) for node in graph["nodes"]]
+    assert len(set(ids)) == len(ids), "newer pages would number them anew"
+    assert workflow["last_node_id"] == max(ids)
     assert workflow["last_link_id"] == max(link[0] for link in workflow["links"])
     for number, origin, slot, target, place, kind in workflow["links"]:
         assert number in nodes[origin]["outputs"][slot]["links"]

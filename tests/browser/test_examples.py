@@ -12,8 +12,6 @@ from conftest import ROOT
 from ddim_toolkit.runner import layout
 from ddim_toolkit.runner.workflow import to_prompt
 
-# Two models, each inverted and sampled: more than a window holds; the page zooms out.
-WIDER = {"Wan 2.2 two experts"}
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
 # Rectangles (left, top, right, bottom) in the graph's units, titles included.
 PLACES = """
@@ -58,7 +56,7 @@ def test_example(desk, path, request):
         return update(desk, path, workflow)
     places = opened(desk, path, workflow)
     desk.screenshot(f"example_{path.stem}")
-    lies_well(workflow, places, wider=path.stem[3:] in WIDER)
+    lies_well(workflow, places)
 
     prompt = desk.prompt()
     info = desk.info
@@ -75,7 +73,7 @@ def test_example(desk, path, request):
     assert essence(desk.workflow()) == essence(saved)
 
 
-def lies_well(workflow, places, wider):
+def lies_well(workflow, places):
     scale, *offset = places["ds"]
     kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
     nodes = {id: place for id, place, _ in places["nodes"]}
@@ -93,8 +91,6 @@ def lies_well(workflow, places, wider):
         assert framed or kinds[id] == "MarkdownNote", kinds[id]
     assert [kinds[id] for id, _, hidden in places["nodes"] if hidden > 2] == [], "cut off"
     assert [title for title, place, width in places["groups"] if width > place[2] - place[0] - 10] == []
-    if wider:
-        return
     assert scale > 8 / 14, "no text is drawn"
     for id, place in nodes.items():
         seen = [(number + offset[axis % 2]) * scale for axis, number in enumerate(place)]
