@@ -39,3 +39,16 @@ def test_names_are_not_cut(desk):
         desk.add(kind)
         cut[kind] = set(desk.run(CUT, kind)) - CORES
     assert not any(cut.values()), cut
+
+
+def test_a_long_report_scrolls_and_the_node_keeps_its_size(desk):
+    desk.add("DDIMAdaptiveScheduler")
+    report = desk.page.locator(".ddim-report")
+    before = report.bounding_box()
+    desk.run(
+        "const text = Array(40).fill('a line of a report').join('\\n');"
+        " find('DDIMAdaptiveScheduler').onExecuted({ text: [text] })"
+    )
+    desk.settle()
+    assert report.bounding_box() == before
+    assert report.evaluate("element => element.scrollHeight > 2 * element.clientHeight")
