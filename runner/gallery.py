@@ -22,18 +22,13 @@ from .workflow import to_prompt
 EXAMPLES = CHECKOUT / "example_workflows"
 WIDTH, MARGIN, LINE = 610, 10, 30  # pixels
 INK, FAINT, PAPER = "#1d2129", "#5b6472", "#eceef2"
-COOK = {
-    "picture": "woman cook light skin tone",
-    "Caption of the picture": "woman cook light skin tone",
-    "What it shall become": "woman cook dark skin tone",
-}
 # For the examples with a real checkpoint: what the shipped model draws in its place, by the title of the
 # prompt's node. The picture is what takes the place of Load Image.
 STAND_INS = {
     "SD 1.5 draft next to final": {"Prompt": "red apple"},
     "SDXL draft next to final": {"Prompt": "smiling cat with heart eyes"},
-    "SD 1.5 few-step LoRA": {"Prompt": "red apple"},
-    "SDXL few-step LoRA": {"Prompt": "smiling cat with heart eyes"},
+    "SD 1.5 few-step LoRA": {"Prompt": "tulip"},
+    "SDXL few-step LoRA": {"Prompt": "butterfly"},
     "SD 1.5 edit a photo": {
         "picture": "man pilot",
         "Caption of the photo": "man pilot",
@@ -44,9 +39,21 @@ STAND_INS = {
         "Caption of the picture": "woman judge",
         "What it shall become": "man judge",
     },
-    "Flux edit": COOK,
-    "Flux inversion": COOK,
-    "Wan 2.2 two experts": COOK,
+    "Flux inversion": {
+        "picture": "purple heart",
+        "Caption of the picture": "purple heart",
+        "What it shall become": "red heart",
+    },
+    "Flux edit": {
+        "picture": "man guard dark skin tone",
+        "Caption of the picture": "man guard dark skin tone",
+        "What it shall become": "man guard light skin tone",
+    },
+    "Wan 2.2 two experts": {
+        "picture": "tiger",
+        "Caption of the picture": "tiger",
+        "What it shall become": "leopard",
+    },
 }
 # Which output of the shipped model's node stands in for a loader's; None: all of a checkpoint's.
 LOADERS = {"CheckpointLoaderSimple": None, "UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}

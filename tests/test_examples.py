@@ -54,16 +54,23 @@ def test_one_note_says_what_to_try_and_groups_hold_the_rest(name):
 
 
 def test_examples_with_an_app(info):
-    """What newer pages show of a graph as an app: inputs that exist, outputs that show pictures."""
+    """What newer pages show of a graph as an app: inputs that exist, each under a name of its own; outputs
+    that show pictures."""
     found = []
     for name in gallery.names():
         workflow = gallery.read(name)
         if app := workflow["extra"].get("linearData"):
             found.append(name)
             kinds = {node["id"]: node["type"] for node in workflow["nodes"]}
+            slots = {
+                (node["id"], slot["name"]): slot for node in workflow["nodes"] for slot in node["inputs"]
+            }
             for id, widget in app["inputs"]:
-                assert widget in info[kinds[id]]["input"]["required"]
-            assert {kinds[id] for id in app["outputs"]} <= {"SaveImage", "DDIMContactSheet"}
+                part = (kinds[id], widget) == ("DDIMContactSheet", "contact_sheet")
+                assert part or widget in info[kinds[id]]["input"]["required"]
+            shown = [slots.get((id, widget), {}).get("label", widget) for id, widget in app["inputs"]]
+            assert len(set(shown)) == len(shown) and "text" not in shown
+            assert {kinds[id] for id in app["outputs"]} == {"SaveImage"}
     assert found == ["Draft or final", "Edit a picture", "Measured draft"]
 
 

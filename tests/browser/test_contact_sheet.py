@@ -206,8 +206,16 @@ def test_typed_picks_are_marked(sheet):
         "find('DDIMSeed').widgets.find(w => w.options?.values?.includes?.('randomize')).value = 'fixed'"
     )
     draw(sheet)
+    status, selected = ".ddim-sheet-count", ".ddim-cell[aria-selected=true]"
+    for text, word in (("2, 3-5", "3-5"), ("2 9", "9"), ("0", "0")):  # the page refuses what the server does
+        sheet.change(SHEET, "picks", text)
+        sheet.wait(lambda word=word: f'"{word}" names no picture' in sheet.find(status).inner_text())
+        assert sheet.page.locator(selected).count() == 0
+        with pytest.raises(Exception, match=f'"{word}" names no picture; allowed are'):
+            sheet.server.queue(sheet.prompt())
     sheet.change(SHEET, "picks", "2 8")
-    sheet.wait(lambda: sheet.page.locator(".ddim-cell[aria-selected=true]").count() == 2)
+    sheet.wait(lambda: sheet.page.locator(selected).count() == 2)
+    assert sheet.find(status).inner_text() == "2 of 8 picked"
     assert cells(sheet).nth(7).get_attribute("aria-selected") == "true"
     [entry] = sheet.finished(lambda: sheet.run("await app.queuePrompt(0, 1)"))
     assert queued(sheet, entry) == ("2 8", 5) and len(finals(sheet, entry)) == 2
