@@ -3,15 +3,20 @@
 
 import { app } from "../../scripts/app.js";
 import { addPart, make, SHEET, SWITCH } from "./graph.js";
-import { load } from "./load.js";
+import { loadAll, MISSING, tellThatNoneIsThere } from "./load.js";
 
 const HEIGHT = 300;
 const SIZE = [800, 620]; // two rows of four squares
 
-const turnAll = async (useFinal) => (await load("drafts")).turnAll(useFinal);
-const flip = async () => (await load("drafts")).flip();
-const queueDraft = async () => (await load("drafts")).queueDraft();
-const finishSelected = async () => (await load("finish")).finishSelected();
+const turnAll = (useFinal) => command(({ drafts }) => drafts.turnAll(useFinal));
+const flip = () => command(({ drafts }) => drafts.flip());
+const queueDraft = () => command(({ drafts }) => drafts.queueDraft());
+const finishSelected = () => command(({ finish }) => finish.finishSelected());
+
+async function command(action) {
+  const modules = await loadAll();
+  return modules ? action(modules) : tellThatNoneIsThere();
+}
 
 app.registerExtension({
   name: "DDIMToolkit.Drafting",
@@ -86,8 +91,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (![SWITCH, SHEET].includes(node.comfyClass)) return;
     if (node.comfyClass === SHEET) addSheet(node);
-    load("drafts").then(({ follow }) => follow(node));
-    load("finish");
+    loadAll().then((modules) => modules?.drafts.follow(node));
   },
 });
 
@@ -96,5 +100,8 @@ function addSheet(node) {
   const element = make("div", { class: "ddim-sheet", role: "group", "aria-label": "Contact sheet" });
   addPart(node, "contact_sheet", element, HEIGHT, true);
   node.setSize([Math.max(node.size[0], SIZE[0]), Math.max(node.size[1], SIZE[1])]);
-  load("contact_sheet").then(({ fill }) => fill(node, element));
+  loadAll().then((modules) => {
+    if (modules) modules.contact_sheet.fill(node, element);
+    else element.textContent = MISSING;
+  });
 }

@@ -61,6 +61,7 @@ export function fill(node, element) {
     copyDials,
   });
   let seen; // what `picks` said when the marks were made
+  let problem = ""; // with what it says
 
   function toggle(run, number) {
     if (!run.picked.delete(number)) run.picked.add(number);
@@ -79,13 +80,14 @@ export function fill(node, element) {
     }
     runs().loaded = problem ? undefined : run;
     write(loaded() ? textOf(loaded().picked) : "");
-    view.mark(runs());
+    view.mark(runs(), problem);
   }
 
   function write(text) {
     const place = picks();
     if (place) setWidget(place.node, place.widget, text);
     seen = picksNow();
+    problem = "";
   }
 
   const linkProblem = () => (picks() ? undefined : "picks comes from a link, which decides.");
@@ -124,11 +126,15 @@ export function fill(node, element) {
     seen = picksNow();
     const former = runs().loaded;
     const run = runs().find((each) => untouched(each.prompt));
-    const numbers = (seen.match(/\d+/g) ?? []).map(Number);
+    const count = run?.pictures.length ?? Infinity;
+    const words = seen.split(/[\s,]+/).filter(Boolean); // as host/sheet.py reads them
+    const wrong = words.find((word) => !/^\d{1,9}$/.test(word) || Number(word) < 1 || Number(word) > count);
+    const allowed = run ? `the numbers 1 to ${count}` : "whole numbers from 1 up";
+    problem = wrong ? `picks: "${wrong}" names no picture; allowed are ${allowed}, such as "3, 7".` : "";
     if (former && former !== run) former.picked.clear();
-    if (run) run.picked = new Set(numbers.filter((number) => number >= 1 && number <= run.pictures.length));
-    if (!numbers.length) release(name());
-    runs().loaded = numbers.length ? run : undefined;
+    if (run) run.picked = new Set(problem ? [] : words.map(Number));
+    if (!words.length) release(name());
+    runs().loaded = words.length ? run : undefined;
   }
 
   // after Run, too, what was picked is finished
@@ -144,7 +150,7 @@ export function fill(node, element) {
     () => `${picksNow()} ${columns.value} ${name()} ${runs().version}`,
     () => {
       if (picksNow() !== seen) read();
-      view.show(runs(), columns.value);
+      view.show(runs(), columns.value, problem);
     },
   );
   const sheet = { look, runs, finishPicked, write, picksNow };

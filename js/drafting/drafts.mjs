@@ -1,6 +1,5 @@
 // All draft switches of the graph at once: "Drafts", "Finals", and "Queue a draft".
 
-import { api } from "../../../scripts/api.js";
 import {
   asOneStep,
   chain,
@@ -13,7 +12,7 @@ import {
   SHEET,
   SWITCH,
 } from "../graph.js";
-import { load } from "../load.js";
+import { listen, load } from "../load.js";
 import { watch } from "../watch.js";
 
 const { withoutPicks } = await load("contact_sheet");
@@ -25,8 +24,8 @@ let lastDraft; // {prompt, id of the node that shows it}
 let remembering; // a promise: the server is asked for it
 let afterQueueing = new Map(); // the graph's numbers: what differs later, the user changed
 
-api.addEventListener("promptQueued", () => (afterQueueing = numbersNow()));
-api.addEventListener("executed", ({ detail }) => (remembering = rememberDraft(detail)));
+listen("promptQueued", () => (afterQueueing = numbersNow()));
+listen("executed", ({ detail }) => (remembering = rememberDraft(detail)));
 
 /** Let the top bar show what there is and how the switches stand when this node comes, goes or changes. */
 export function follow(node) {

@@ -3,7 +3,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { everyNode, idOf, nodesOf, notify, queue, rootGraph, SWITCH } from "../graph.js";
-import { load } from "../load.js";
+import { listen, load } from "../load.js";
 import { watch } from "../watch.js";
 
 const { finishAllPicked } = await load("contact_sheet");
@@ -14,7 +14,7 @@ const BUTTON = "Finish this one";
 // execution id of a node -> {prompt, images} of the last run that gave it pictures
 const pictures = new Map();
 
-api.addEventListener("executed", ({ detail }) => {
+listen("executed", ({ detail }) => {
   if (!detail?.output?.images?.length) return;
   pictures.set(String(detail.display_node ?? detail.node), {
     prompt: detail.prompt_id,

@@ -1,8 +1,7 @@
 // The drafts that contact sheets showed in this page session, and the finals that came of them.
 
-import { api } from "../../../scripts/api.js";
 import { nodesOf, SHEET } from "../graph.js";
-import { load } from "../load.js";
+import { listen, load } from "../load.js";
 
 const { behind, recordOf, seedsIn } = await load("seeds");
 
@@ -21,12 +20,9 @@ export function runsOf(sheet) {
 /** Note what runs show, from now on; `changed()` after each. */
 export function listenForRuns(changed) {
   // asked for while it runs, so that the sheet stands when it ends
-  api.addEventListener(
-    "execution_start",
-    ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id),
-  );
-  api.addEventListener("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
-  api.addEventListener("executed", ({ detail }) => {
+  listen("execution_start", ({ detail }) => nodesOf(SHEET).length && recordOf(detail.prompt_id));
+  listen("ddim_toolkit.cells", ({ detail }) => cells.set(String(detail.node), detail.cells));
+  listen("executed", ({ detail }) => {
     if (!detail?.output) return;
     turn = turn.then(async () => (await note(detail)) && changed()).catch(console.error);
   });

@@ -12,7 +12,7 @@ const GAP = 8;
 const FOOT = 30;
 
 /**
- * {show(runs, columns), mark(runs)}, drawn into `element`. `toggle(run, number)`, `finish(run, number)`,
+ * {show(runs, columns, problem), mark(runs, problem)}, drawn into `element`. `toggle(run, number)`, `finish(run, number)`,
  * `finishPicked()` and `copyDials(run, number)` are called by what the user does.
  */
 export function sheetView(element, { toggle, finish, finishPicked, copyDials }) {
@@ -31,10 +31,10 @@ export function sheetView(element, { toggle, finish, finishPicked, copyDials }) 
   scroll.addEventListener("focusin", ({ target }) => target.matches(".ddim-cell") && rove(target));
   new ResizeObserver(() => layOut()).observe(scroll);
 
-  function show(runs, columns) {
+  function show(runs, columns, problem) {
     shown = { runs, columns };
     layOut(true);
-    mark(runs);
+    mark(runs, problem);
   }
 
   function layOut(anew = false) {
@@ -103,7 +103,7 @@ export function sheetView(element, { toggle, finish, finishPicked, copyDials }) 
       );
     }
     cells.forEach(({ label }, i) => {
-      label.textContent = label.title = (!edges && run.labels[i]) || seedOf(run, i + 1);
+      label.textContent = label.title = (!edges && run.labels[i]) || (run.dials ? seedOf(run, i + 1) : "");
     });
     return make("section", {}, make("div", { class: "ddim-run-title" }, title), grid);
   }
@@ -156,8 +156,8 @@ export function sheetView(element, { toggle, finish, finishPicked, copyDials }) 
     return cell;
   }
 
-  /** What is picked and what is finished, and how much of it. */
-  function mark(runs) {
+  /** What is picked and what is finished, and how much of it; or the problem with what is written. */
+  function mark(runs, problem) {
     let drafts = 0;
     let picked = 0;
     for (const run of runs) {
@@ -172,11 +172,9 @@ export function sheetView(element, { toggle, finish, finishPicked, copyDials }) 
         }
       }
     }
-    count.textContent = picked
-      ? `${picked} of ${drafts} picked`
-      : drafts
-        ? `${drafts} draft${drafts > 1 ? "s" : ""}`
-        : "";
+    const drawn = drafts ? `${drafts} draft${drafts > 1 ? "s" : ""}` : "";
+    count.textContent = count.title = problem || (picked ? `${picked} of ${drafts} picked` : drawn);
+    count.toggleAttribute("data-bad", Boolean(problem));
     button.textContent = picked > 1 ? `Finish ${picked}` : "Finish";
     button.disabled = !picked;
   }

@@ -1,5 +1,6 @@
 """Draft, pick, finish on the contact sheet, with the hands of a user."""
 
+import re
 from io import BytesIO
 
 import numpy
@@ -10,6 +11,7 @@ from PIL import Image
 DRAFT_OR_FINAL, DIAL_GRID = (gallery.read(name) for name in ("Draft or final", "Dial grid"))
 SHEET, SEED = "DDIMContactSheet", "DDIMSeed"
 BATCH = 8
+CODE = re.compile(r"\.mjs\?")  # of the parts that come with the first sheet (js/load.js)
 
 
 @pytest.fixture
@@ -204,8 +206,16 @@ def test_typed_picks_are_marked(sheet):
         "find('DDIMSeed').widgets.find(w => w.options?.values?.includes?.('randomize')).value = 'fixed'"
     )
     draw(sheet)
+    status, selected = ".ddim-sheet-count", ".ddim-cell[aria-selected=true]"
+    for text, word in (("2, 3-5", "3-5"), ("2 9", "9"), ("0", "0")):  # the page refuses what the server does
+        sheet.change(SHEET, "picks", text)
+        sheet.wait(lambda word=word: f'"{word}" names no picture' in sheet.find(status).inner_text())
+        assert sheet.page.locator(selected).count() == 0
+        with pytest.raises(Exception, match=f'"{word}" names no picture; allowed are'):
+            sheet.server.queue(sheet.prompt())
     sheet.change(SHEET, "picks", "2 8")
-    sheet.wait(lambda: sheet.page.locator(".ddim-cell[aria-selected=true]").count() == 2)
+    sheet.wait(lambda: sheet.page.locator(selected).count() == 2)
+    assert sheet.find(status).inner_text() == "2 of 8 picked"
     assert cells(sheet).nth(7).get_attribute("aria-selected") == "true"
     [entry] = sheet.finished(lambda: sheet.run("await app.queuePrompt(0, 1)"))
     assert queued(sheet, entry) == ("2 8", 5) and len(finals(sheet, entry)) == 2
@@ -311,3 +321,48 @@ def test_app_mode(sheet):
         assert queued(sheet, entry) == ("5, 6", seed)
     finally:
         sheet.command("Comfy.ToggleLinear")
+
+
+def test_what_ran_before_the_code_came_is_shown_and_finished(sheet):
+    """Over a slow line, and one that breaks once."""
+    asked, held = set(), []
+
+    def route(request):
+        name = request.request.url.split("?")[0]
+        if name in asked:
+            held.append(request)
+        else:
+            asked.add(name)
+            request.abort()
+
+    workflow = sheet.workflow()
+    sheet.context.route(CODE, route)
+    try:
+        sheet.open()
+        sheet.load(workflow)
+        seed = sheet.value(SEED, "seed")
+        sheet.finished(lambda: sheet.run("await app.queuePrompt(0, 1)"))
+        sheet.wait(lambda: len(held) == len(asked))
+        assert cells(sheet).count() == 0
+        for request in held:
+            request.continue_()
+        sheet.wait(lambda: cells(sheet).count() == BATCH)
+    finally:
+        sheet.context.unroute(CODE)
+    sheet.complaints.clear()  # of the broken line
+    [entry] = sheet.finished(lambda: press(cells(sheet).nth(2), "Finish this one"))
+    assert queued(sheet, entry) == ("3", seed)
+
+
+def test_code_that_does_not_come_is_told(sheet):
+    workflow = sheet.workflow()
+    sheet.context.route(CODE, lambda each: each.abort())
+    try:
+        sheet.open()
+        sheet.load(workflow)
+        assert "Reload" in sheet.toast("Drafts and contact sheets do not work")
+        assert "Reload" in sheet.find(".ddim-sheet").inner_text()
+    finally:
+        sheet.context.unroute(CODE)
+        sheet.open()
+    sheet.complaints.clear()
