@@ -54,6 +54,12 @@ def main(arguments=None) -> int:
         return 130
 
 
+def port_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise argparse.ArgumentTypeError(f'"{text}" is no port; allowed are 1 to 65535')
+    return int(text)
+
+
 def demo(comfyui: ComfyUI, options, rest) -> int:
     changes = options.prompt, options.seed, options.steps, options.eta, options.pick
     for path in run_demo(comfyui, options.output, *changes):
@@ -145,7 +151,7 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FOLDER", default=OUTPUT, help="where the pictures go (%(default)s)"
     )
     made = command(serve, "ComfyUI with its page. Other arguments go to ComfyUI.")
-    made.add_argument("--port", type=int, help="8188 unless that is taken")
+    made.add_argument("--port", type=port_number, help="8188 unless that is taken")
     made.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     made = command(
         sweep, "Drafts of a workflow for many seeds, and finals of the picked; on one machine or many."

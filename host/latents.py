@@ -160,10 +160,10 @@ def check(latent: Latent, model: ModelPatcher) -> Latent:
             f"latent_image has {samples.shape[1]} channels; this model's latents have {wanted}."
             " Encode it with the model's own VAE."
         )
-    if samples.ndim > most:
+    if samples.ndim != most:
         raise ValueError(
             f"latent_image has {samples.ndim} dimensions, {tuple(samples.shape)}; this model's latents have"
-            f" {most}. A video is for a video model."
+            f" {most}. Pictures, video and sound are each for a model of their own."
         )
     return ready
 
@@ -177,8 +177,9 @@ def spread(mask: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 def check_mask(name: str, mask: torch.Tensor) -> None:
-    """Raise ValueError unless a MASK holds values from 0 to 1."""
-    if mask.numel() == 0:
-        raise ValueError(f"{name} is empty: its shape is {tuple(mask.shape)}")
+    """Raise ValueError unless a MASK is of pictures, (H, W) or more, and holds values from 0 to 1."""
+    if mask.ndim < 2 or mask.numel() == 0:
+        raise ValueError(f"{name} is empty, or no MASK: its shape is {tuple(mask.shape)}")
     if not (0 <= mask.min() and mask.max() <= 1):  # NaN is in no range
         raise ValueError(f"{name} holds values from {mask.min():g} to {mask.max():g}; allowed are 0 to 1")
+    check_numbers(name, mask)

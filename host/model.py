@@ -88,9 +88,11 @@ def precision(model: ModelPatcher) -> torch.dtype:
 
 
 def check_sigmas(sigmas: torch.Tensor, sampling: ModelSampling | None = None) -> list[float]:
-    """SIGMAS as a list of floats. Raises ValueError unless they are finite, 0 or at least LEAST, two or more,
-    never rising, start above 0 and (given ``sampling``) within the model's range."""
-    levels = sigmas.detach().flatten().double().cpu().tolist()
+    """SIGMAS as a list of floats. Raises ValueError unless they are one row, finite, 0 or at least LEAST, two
+    or more, never rising, start above 0 and (given ``sampling``) within the model's range."""
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas has the shape {tuple(sigmas.shape)}; it must be one row of noise levels")
+    levels = sigmas.detach().double().cpu().tolist()
     if len(levels) < 2:
         raise ValueError(
             f"sigmas has {len(levels)} value(s); a run needs at least two, one more than its steps"

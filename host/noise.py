@@ -285,9 +285,9 @@ def _draw(seed, indices, shapes, dtype, device, stream):
         comfy.model_management.throw_exception_if_processing_interrupted()
         return [torch.randn(tuple(shape), generator=generator, device=device).to(dtype) for shape in shapes]
 
-    drawn = {}
+    seed, drawn = int(seed) & _SEED_MASK, {}  # numpy's numbers hold no 64 bits without a sign
     if stream == 0:
-        generator = torch.Generator(device).manual_seed(seed & _SEED_MASK)
+        generator = torch.Generator(device).manual_seed(seed)
         wanted = set(indices)
         for index in range(max(indices, default=-1) + 1):
             noise = picture(generator)
@@ -306,4 +306,4 @@ def _draw(seed, indices, shapes, dtype, device, stream):
 def _mixed_seed(seed, index, stream):
     # seed + index would give picture 1 of seed 4 the noise of picture 0 of seed 5. SeedSequence is made to
     # part streams (Generator.manual_seed on the CPU takes 32 bits, so 32 bits are what we ask for).
-    return int(numpy.random.SeedSequence(seed & _SEED_MASK, spawn_key=(index, stream)).generate_state(1)[0])
+    return int(numpy.random.SeedSequence(seed, spawn_key=(index, stream)).generate_state(1)[0])

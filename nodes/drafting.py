@@ -173,6 +173,7 @@ class DDIMDraftSwitch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def check_lazy_status(cls, use_final, draft=None, final=None):
         return ["final"] if use_final else ["draft"]
 

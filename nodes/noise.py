@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..ddim.checks import allowed
 from ..host import latents, noise_files
 from ..host import noise as values
+from ..host.model import check_sigmas
 from .checked import checked
 from .inputs import ANY
 from .schema import CATEGORY, schema
@@ -325,7 +326,7 @@ class DDIMSaveNoise(io.ComfyNode):
         if model is not None:
             recipe["model"] = noise_files.model_name(cls.hidden, model)
         if sigmas is not None:
-            recipe["sigmas"] = sigmas.tolist()
+            recipe["sigmas"] = check_sigmas(sigmas)
         if prompt:
             recipe["prompt"] = prompt
         drawn = values.to_latent(noise, latents.fitting(latent_image, model))

@@ -52,11 +52,11 @@ def test_node():
 
 def test_a_guider_is_measured_as_it_is():
     """A CFGGuider as the inputs in its place; a guider of another kind without the guidance difference."""
-    model = analytic.model(ModelType.FLOW, analytic.four_modes())
+    model, unused = analytic.model(ModelType.FLOW, analytic.four_modes()), analytic.model(ModelType.EPS)
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(C, C)
     guider.set_cfg(2.0)
-    sigmas, text, report, _ = execute(None, cfg=9.0, guider=guider)
+    sigmas, text, report, _ = execute(unused, cfg=9.0, guider=guider)
     wanted = execute(model)
     assert torch.equal(sigmas, wanted[0]) and text == wanted[1] and "with CFGGuider" in report
 
@@ -66,7 +66,7 @@ def test_a_guider_is_measured_as_it_is():
 
     other = Halved(model)
     other.set_conds(C, C)
-    sigmas, text, _, used = execute(None, cfg=2.0, guider=other, sampler_name="measured")
+    sigmas, text, _, used = execute(unused, cfg=2.0, guider=other, sampler_name="measured")
     assert "cfg Halved, check" in text and used.extra_options["bound"].coefficients.guided is False
     read = measured_sampler.read(text.split("\n", 1)[1], sigmas)
     assert read == used.extra_options["bound"]

@@ -220,6 +220,8 @@ def test_the_node_hands_its_dials_on():
         (dict(eta_start=0.6, eta_end=0.5), "eta_end is 0.5; allowed are 0.6 to 1"),
         (dict(mask=torch.full((1, 8, 8), 2.0)), "mask holds values from 2 to 2"),
         (dict(mask=torch.full((1, 8, 8), torch.nan)), "mask holds values from nan"),
+        (dict(mask=torch.ones(8)), r"mask is empty, or no MASK: its shape is \(8,\)"),
+        (dict(mask=torch.ones(1, 8, 8).int()), "mask holds numbers of type torch.int32"),
         (dict(variance="tcd"), "variance is 'tcd'"),
     ],
 )

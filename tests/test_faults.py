@@ -16,6 +16,9 @@ from ddim_toolkit.bench import analytic
 from ddim_toolkit.ddim.jump import VARIANCES
 from ddim_toolkit.ddim.stride import STRIDES
 from ddim_toolkit.host import page, sampler, schedule
+from ddim_toolkit.host.guiders import cfg_guider
+from ddim_toolkit.host.noise import SeedNoise
+from ddim_toolkit.nodes.drafting import DDIMDraftSwitch
 from ddim_toolkit.nodes.sampling import DDIMKSampler, DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMCustomSchedule, DDIMStrideScheduler
 from hypothesis import given, settings
@@ -67,6 +70,7 @@ def ksampler(**changes):
             dict(latent_image=latent(1, 4, 3, 8, 8)),
             "latent_image has 5 dimensions.*latents have 4",
         ),
+        (dict(latent_image=latent(1, 64, 8)), "latent_image has 3 dimensions.*latents have 4"),
         (dict(latent_image=latent(1, 4, 0, 8)), "latent_image is empty"),
         (dict(latent_image=latent(0, 4, 8, 8)), "latent_image is empty"),
         (dict(latent_image=latent(2, 4, 8, 8) | {"batch_index": [5]}, eta=1.0), "batch_index"),
@@ -94,12 +98,14 @@ NAN = latent(fill=math.nan)["samples"]
 WRONG = {
     "INT": (1.5, "5", None, [], True),
     "FLOAT": (math.nan, math.inf, -math.inf, "0.5", None, True),
+    "BOOLEAN": (5, None, torch.ones(2)),
     "STRING": (5, None),
     "COMBO": (5, None),
     "IMAGE": ("x", None),
     "MASK": ("x",),
     "SIGMAS": ([1.0, 0.0],),
     "LORA_MODEL": ("x",),
+    **dict.fromkeys(("MODEL", "CLIP", "CONDITIONING", "NOISE", "GUIDER", "SAMPLER"), ("x", {}, True)),
     "LATENT": (
         "x",
         {},
@@ -118,16 +124,29 @@ WRONG = {
 def test_whatever_comes_over_a_link_is_right_or_named(name):
     """Said before anything else is looked at."""
     inputs = NODES[name].GET_SCHEMA().inputs
-    sound = {"LATENT": latent(), "STRING": "", "COMBO": ""} | dict.fromkeys(
-        ("IMAGE", "MASK", "SIGMAS"), torch.ones(1)
-    )
+    sound = {
+        "MODEL": MODEL,
+        "CONDITIONING": C,
+        "NOISE": SeedNoise(1),
+        "GUIDER": cfg_guider(MODEL, C, C, 1.0),
+        "SAMPLER": sampler.ddim_sampler(),
+        "LATENT": latent(),
+        "STRING": "",
+        "COMBO": "",
+        **dict.fromkeys(("IMAGE", "MASK", "SIGMAS"), torch.ones(1)),
+    }
     others = {each.id: sound.get(each.io_type, getattr(each, "default", None)) for each in inputs}
     for each in inputs:
         beyond = [each.min - 1, each.max + 1, 2**5000] if each.io_type in ("INT", "FLOAT") else []
         for value in (*WRONG.get(each.io_type, ()), *beyond):
-            if not (value is None and each.optional):
+            if value is not None or not each.optional or hasattr(each, "default"):
                 with pytest.raises(ValueError, match=rf"^{each.id}\b"):
                     NODES[name].execute(**others | {each.id: value})
+
+
+def test_a_switch_that_is_neither_on_nor_off_computes_no_branch():
+    with pytest.raises(ValueError, match="^use_final is .*must be true or false"):
+        DDIMDraftSwitch.check_lazy_status(use_final=torch.ones(2))
 
 
 def test_nan_from_the_model_names_the_first_step(shipped):

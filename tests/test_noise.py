@@ -4,6 +4,7 @@ accident."""
 import comfy.model_management
 import comfy.nested_tensor
 import comfy.sample
+import numpy
 import pytest
 import torch
 from ddim_toolkit.host.noise import batch_noise, image_noise, latent_noise
@@ -35,6 +36,14 @@ def test_batch_is_the_host_own_noise(shape):
 def test_batch_index_as_the_host():
     latent = {"samples": torch.zeros(3, 4, 5, 5), "batch_index": [7, 2, 2]}
     assert torch.equal(latent_noise(latent, 5), comfy.sample.prepare_noise(latent["samples"], 5, [7, 2, 2]))
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_a_seed_of_numpy_is_its_number(stream):
+    """Other packs draw seeds with it."""
+    latent = {"samples": torch.zeros(1, 4, 5, 5)}
+    ours, plain = (latent_noise(latent, seed, stream=stream) for seed in (numpy.int64(5), 5))
+    assert torch.equal(ours, plain)
 
 
 def test_nested_picture_as_the_host():

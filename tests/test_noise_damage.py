@@ -27,6 +27,21 @@ def test_no_file_outside_the_output_folder(folders, prefix):
 
 
 @pytest.mark.parametrize(
+    "sigmas, words",
+    [
+        ([3.0, torch.nan, 0.0], r"sigmas\[1\] is nan"),
+        ([1.0, 2.0], "sigmas rise"),
+        ([[3.0, 2.0], [1.0, 0.0]], r"sigmas has the shape \(2, 2\)"),
+    ],
+)
+def test_sigmas_that_cannot_be_sampled_are_in_no_recipe(folders, sigmas, words):
+    with pytest.raises(ValueError, match=words):
+        DDIMSaveNoise.execute(
+            Noise_RandomNoise(0), {"samples": torch.zeros(1, 4, 8, 8)}, "a", sigmas=torch.tensor(sigmas)
+        )
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "../secret.safetensors",

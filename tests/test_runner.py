@@ -87,6 +87,15 @@ def test_a_wrong_path_is_named(monkeypatch, tmp_path):
         comfyui.find_existing(str(COMFYUI), str(tmp_path / "python"))
 
 
+@pytest.mark.parametrize("port", ["0", "65536", "x", "8_1"])
+def test_a_wrong_port_is_named(capsys, port):
+    import run
+
+    with pytest.raises(SystemExit, match="2"):
+        run.main(["serve", "--port", port])
+    assert f'"{port}" is no port; allowed are 1 to 65535' in capsys.readouterr().err
+
+
 def test_a_relative_python_is_found_from_any_folder(monkeypatch, tmp_path):
     (tmp_path / "python").touch()
     monkeypatch.chdir(tmp_path)

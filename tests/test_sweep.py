@@ -126,10 +126,12 @@ class TestPlan:
             ([("eta", ["1"])], [(3, 1.0), (4, 1.0)]),
             ([("steps", ["4"])], [(3, 0.5), (3, 1.0), (4, None)]),
             ([("eta", ["0"])], [(3, 0.0), (4, 0.0)]),
+            ([("text", ["blue heart"])], [(3, 0.5), (3, 1.0), (4, None)]),
         ],
     )
     def test_a_final_has_the_dials_of_its_draft(self, info, tmp_path, given, expected):
-        """Of several those that --set names; where there is no such draft, what --set says."""
+        """Of several those that --set names; where there is no such draft, what --set says and the rest of
+        what was drawn."""
         workflow = prompt()
         workflow["final"]["inputs"]["eta"] = workflow["draft"]["inputs"]["eta"] = ["eta", 0]
         workflow["eta"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 0.25}}
@@ -141,6 +143,7 @@ class TestPlan:
         results = Results(tmp_path, plan.fingerprint, list(plan.dials))
         jobs = plan.final_jobs({3: [], 4: []}, results.batch, results.dials_of)
         assert sorted((job.seed, dict(job.dials).get("eta")) for job in jobs) == expected
+        assert all(dict(job.dials).get("text") == dict(given).get("text", [None])[0] for job in jobs)
         for job in jobs:
             assert plan.build(job)[0]["eta"]["inputs"]["value"] == dict(job.dials).get("eta", 0.25)
 

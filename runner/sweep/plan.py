@@ -89,7 +89,8 @@ class Plan:
     def final_jobs(self, picks: dict, batch, drafted=lambda seed: ()):
         """A Job for every picked picture; `batch(seed)` tells how many pictures a draft of it showed, and
         `drafted(seed)` with which dials it was drawn, {name: text} for each draft: a final has those of its
-        draft, of several those that the plan's dials name. A seed without such a draft has the plan's dials.
+        draft, of several drafts of those alone that the plan's dials name. Where they name none, or the seed
+        has no draft, a final has the plan's dials, the others from its drafts.
 
         Combinations of dials that the final does not use are one Job.
         """
@@ -105,8 +106,9 @@ class Plan:
                     f"--finish {seed}:{pictures[0]}: this workflow has no DDIM Contact Sheet to pick on"
                 )
             shown = (pictures or range(1, batch(seed) + 1)) if self.sheets else [0]
-            recorded = map(self.recorded, drafted(seed))
-            for dials in [each for each in recorded if wanted.items() <= each.items()] or [wanted]:
+            recorded = list(map(self.recorded, drafted(seed)))
+            named = [each for each in recorded if wanted.items() <= each.items()]
+            for dials in named or [each | wanted for each in recorded] or [wanted]:
                 used = tuple(each for each in dials.items() if self.finished & ids(self.dials[each[0]]))
                 jobs |= dict.fromkeys(Job(FINAL, seed, used, picture) for picture in shown)
         return list(jobs)
