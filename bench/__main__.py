@@ -18,7 +18,9 @@ import torch
 
 from runner.inprocess import start
 
-NAMES = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+NAMES = sorted(
+    path.stem for path in HERE.glob("[a-z]*.py") if "\ndef main(folder" in path.read_text(encoding="utf-8")
+)
 
 
 def machine():

@@ -24,7 +24,7 @@ def main(folder):
         guider = guiders.cfg_guider(model, *prompts, CFG)
         row = {"picture": name}
         for key, most in ("", 0), (", refined", FINER):
-            options = {"tolerance": TOLERANCE, "refine_sigmas": most, "measure": True}
+            options = {"tolerance": TOLERANCE, "refine_sigmas": most, "measure_round_trip": True}
             with torch.inference_mode():  # as the queue does
                 made = inversion.invert_latent(guider, latent, sigmas, **options)
             run = made.run

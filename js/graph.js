@@ -124,6 +124,7 @@ export function addPart(node, name, element, height, grows = false) {
   };
   const widget = node.addDOMWidget(name, "ddim", element, options);
   widget.serialize = false;
+  widget.label = name.replaceAll("_", " "); // for app mode and its builder
   const grow = () => {
     const [width, height] = node.computeSize();
     node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);

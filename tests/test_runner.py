@@ -1,6 +1,9 @@
 """run.py's parts that need no server: the set-up's steps, finding a ComfyUI, the link to the checkout."""
 
+import importlib
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -268,3 +271,13 @@ def test_every_text_of_the_command_line_is_ascii():
     """Windows consoles print no more than their code page holds."""
     for path in [ROOT / "run.py", *(ROOT / "runner").rglob("*.py")]:
         path.read_text(encoding="ascii")
+
+
+def test_every_measurement_that_bench_offers_can_be_run():
+    help = subprocess.run(
+        [sys.executable, ROOT / "bench", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    names = re.search(r"NAME {2,}(.+?)\n *(?:-|\n|options)", help, re.DOTALL)[1].replace(",", " ").split()
+    assert "folds" in names
+    for name in names:
+        assert callable(importlib.import_module(f"ddim_toolkit.bench.{name}").main)
