@@ -118,6 +118,7 @@ export function addPart(node, name, element, height, grows = false) {
   const options = {
     serialize: false,
     hideOnZoom: !grows,
+    hideInPanel: true, // shown there, it takes the panel's width on the node
     margin: 6,
     getMinHeight: () => height,
     ...(grows ? {} : { getMaxHeight: () => height }),
