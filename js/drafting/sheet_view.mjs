@@ -12,8 +12,8 @@ const GAP = 8;
 const FOOT = 30;
 
 /**
- * {show(runs, columns, problem), mark(runs, problem)}, drawn into `element`. `toggle(run, number)`, `finish(run, number)`,
- * `finishPicked()` and `copyDials(run, number)` are called by what the user does.
+ * {show(runs, columns, problem), mark(runs, problem)}, drawn into `element`. `toggle(run, number)`,
+ * `finish(run, number)`, `finishPicked()` and `copyDials(run, number)` are called by what the user does.
  */
 export function sheetView(element, { toggle, finish, finishPicked, copyDials }) {
   const count = make("span", { class: "ddim-sheet-count", role: "status" });
