@@ -22,6 +22,7 @@ def test_it_follows_steps_stride_and_denoise(desk, kind):
     desk.wait(lambda: drawn(desk) == timesteps("quadratic", 500, 8))
     note = "quadratic starts at timestep 400 of 499 here; trailing starts at the top. "
     assert desk.find(".ddim-caption").text_content() == f"{note}8 steps of 1000: 400, 293, 204 … 0"
+    assert desk.find(".ddim-strip").bounding_box()["width"] <= desk.run("return find(it).size[0]", kind)
     desk.screenshot(f"strip_{kind}")
 
 
