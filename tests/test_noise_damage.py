@@ -10,7 +10,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
 from ddim_toolkit.host import noise_files
 from ddim_toolkit.host.noise import HeldNoise
-from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMSaveNoise
+from ddim_toolkit.nodes.noise_files import DDIMLoadNoise, DDIMSaveNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file

@@ -20,7 +20,8 @@ from ddim_toolkit.bench import analytic
 from ddim_toolkit.host import latents, noise_files, schedule
 from ddim_toolkit.host.noise import HeldNoise
 from ddim_toolkit.nodes.inversion import DDIMInversion
-from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMNoiseArithmetic, DDIMSaveNoise
+from ddim_toolkit.nodes.noise import DDIMNoiseArithmetic
+from ddim_toolkit.nodes.noise_files import DDIMLoadNoise, DDIMSaveNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open

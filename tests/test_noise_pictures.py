@@ -6,7 +6,8 @@ import torch
 from comfy_extras.nodes_custom_sampler import BasicGuider, Noise_RandomNoise, SamplerCustomAdvanced
 from ddim_toolkit.demo import pictures
 from ddim_toolkit.nodes.inversion import DDIMInversion
-from ddim_toolkit.nodes.noise import DDIMLoadNoise, DDIMNoiseInterpolation, DDIMSaveNoise
+from ddim_toolkit.nodes.noise import DDIMNoiseInterpolation
+from ddim_toolkit.nodes.noise_files import DDIMLoadNoise, DDIMSaveNoise
 from ddim_toolkit.nodes.sampling import DDIMSampler
 from ddim_toolkit.nodes.schedules import DDIMStrideScheduler
 from helpers import empty

@@ -8,7 +8,7 @@ const { behind, isLink, recordOf, seedsIn } = await load("seeds");
 const KEPT = 64; // pictures of a sheet; a run with a picked one stays, and so does the last run
 const sheets = new Map(); // "graph id:node id" -> runs, newest first
 const finishing = new Map(); // prompt id -> {runs, run, id of the sheet, picks}
-const DIALS = ["seed", "steps", "cfg", "eta", "stride", "denoise", "order"]; // of DDIM Dial Grid
+const DIALS = ["steps", "cfg", "eta", "stride", "denoise"]; // of DDIM Dial Grid, beside the seed
 let turn = Promise.resolve(); // events are taken one after the other, though the server is asked between
 
 /** The runs of a sheet; `version` differs when something has changed. */
